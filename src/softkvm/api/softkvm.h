@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * softkvm's outer face: what /dev/kvm's file descriptors do, as calls. Handles stand for the three kinds of file
+ * descriptor (system, VM, vCPU). Requests and structs are those of <linux/kvm.h>; results are 0 or positive, or
+ * -errno. Any thread may call; KVM_RUN blocks its thread. Documentation/virt/kvm/api.rst is the specification.
+ */
+#ifndef GUISE_SOFTKVM_API_H
+#define GUISE_SOFTKVM_API_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct softkvm; /* a handle: system, VM or vCPU */
+
+/* As open("/dev/kvm"). engine: "translate", "interpret", "verify" or NULL for the default. 0/-errno. */
+int softkvm_open(const char *engine, struct softkvm **system);
+/*
+ * As ioctl(2). KVM_CREATE_VM and KVM_CREATE_VCPU return 0 and put the new handle in *child (the caller owns it);
+ * other requests ignore child. arg is the ioctl's third argument: a pointer or an integer.
+ */
+long softkvm_ioctl(struct softkvm *handle, unsigned long request, uintptr_t arg, struct softkvm **child);
+/* The vCPU's kvm_run area (KVM_GET_VCPU_MMAP_SIZE bytes), shared, owned by the handle. NULL for other handles. */
+void *softkvm_run_area(struct softkvm *vcpu);
+/* memfd behind the run area, for callers that must mmap it themselves (preload). -errno for other handles. */
+int softkvm_run_fd(struct softkvm *vcpu);
+/* Make a running KVM_RUN return -EINTR soon, as a signal would. Any thread, async-signal-safe. */
+void softkvm_kick(struct softkvm *vcpu);
+/* Guest RAM was written behind the vCPUs' backs (DMA): decoded code there is dropped. Any thread. */
+void softkvm_memory_written(struct softkvm *vm, uint64_t gpa, uint64_t len);
+/* As close(2). A VM lives until its last vCPU handle is closed too. */
+void softkvm_close(struct softkvm *handle);
+
+#endif

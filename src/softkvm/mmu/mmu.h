@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Guest address translation: page walks, soft TLBs, and typed access to guest virtual memory.
+ *
+ * A TLB has a read, a write and a fetch table of struct tlb_entry, one set per (address space, user/supervisor);
+ * v->tlb[] and v->tlb_mask name the active set. An entry exists only if the access it stands for needs nothing
+ * more: permissions checked, A (and D for write) set in the guest's page table, page is RAM in a writable slot,
+ * not a code page, not dirty-logged clean page. All else goes the slow way below.
+ */
+#ifndef GUISE_SOFTKVM_MMU_H
+#define GUISE_SOFTKVM_MMU_H
+
+#include "softkvm/vm.h"
+
+int mmu_init(struct vcpu *v);
+void mmu_deinit(struct vcpu *v);
+
+/*
+ * Linear (segment base applied) accesses at the current privilege. Size 1, 2, 4, 8, 16, 32 by name or len <= 64;
+ * page crossing handled; single-copy atomic when naturally aligned. They raise #PF/#GP (non-canonical is checked
+ * by the caller's segment logic, see interpret/operand.c), or leave for MMIO. Never return on failure.
+ */
+uint64_t mmu_read(struct vcpu *v, gva_t gva, unsigned size);
+void mmu_write(struct vcpu *v, gva_t gva, unsigned size, uint64_t value);
+void mmu_read_bytes(struct vcpu *v, gva_t gva, void *buf, unsigned len);
+void mmu_write_bytes(struct vcpu *v, gva_t gva, const void *buf, unsigned len);
+
+/* As supervisor whatever CPL is (descriptor tables, TSS, IDT): implicit system accesses; SMAP does not allow user pages. */
+uint64_t mmu_read_sys(struct vcpu *v, gva_t gva, unsigned size);
+void mmu_write_sys(struct vcpu *v, gva_t gva, unsigned size, uint64_t value);
+
+/*
+ * HVA for a locked or host-executed access that stays within one page: RAM only, else NULL (MMIO or split: the
+ * caller takes its slow path). Raises #PF as a read (write == false) or as a write. The pointer is good until the
+ * next instruction boundary. `mmu_host_write` tells the code-page and dirty logic; call it after storing when
+ * mmu_host_ptr said *needs_notify.
+ */
+void *mmu_host_ptr(struct vcpu *v, gva_t gva, unsigned size, bool write, bool *needs_notify);
+void mmu_host_written(struct vcpu *v, gva_t gva, unsigned size);
+
+/* Check that [gva, gva+len) is accessible (A/D bits set as a side effect) without touching it: "probe then commit". */
+void mmu_probe(struct vcpu *v, gva_t gva, unsigned len, bool write);
+
+/*
+ * Instruction fetch: the HVA of the page holding gva and its GPA, for CPL and mode now; raises #PF (I bit). NULL if
+ * the page is not RAM (code in MMIO: the interpreter then reads bytes singly).
+ */
+const uint8_t *mmu_fetch_page(struct vcpu *v, gva_t gva, gpa_t *gpa);
+
+/* Address-space events (SDM volume 3, 4.10.4). */
+void mmu_cr3_loaded(struct vcpu *v, uint64_t old_cr3, bool noflush);
+void mmu_mode_changed(struct vcpu *v); /* CR0, CR4, EFER bits that paging looks at, or CPL/AC with SMAP: choose tables, flush if due */
+void mmu_cpl_changed(struct vcpu *v);
+void mmu_invlpg(struct vcpu *v, gva_t gva);
+void mmu_invpcid(struct vcpu *v, uint64_t type, uint64_t pcid, gva_t gva);
+void mmu_flush_all(struct vcpu *v);
+void mmu_flush_writes(struct vcpu *v);
+
+/* KVM_TRANSLATE and the debugger: walk without side effects. false: not mapped. Owner thread or vCPU stopped. */
+bool mmu_translate_debug(struct vcpu *v, gva_t gva, gpa_t *gpa, bool *writable, bool *user);
+
+/* Code pages (mmu/code.c): the pages that hold decoded or translated code. */
+struct code_page {
+	_Atomic uint32_t generation; /* changes whenever the page's bytes may have */
+	_Atomic uint32_t flags;	     /* CODE_PAGE_* */
+	uint64_t hash;		     /* of the 4096 bytes when last validated */
+	void *blocks;		     /* the translator's list of TBs on this page */
+};
+enum { CODE_PAGE_PRESENT = 1 /* writes are watched */ };
+
+/* The record of a RAM page, creating it and starting to watch writes by all vCPUs (may wait for them). NULL: not RAM. */
+struct code_page *code_page_get(struct vcpu *v, gpa_t gpa);
+/* Bytes of RAM changed: by a vCPU's store to a watched page, or by a device. Any thread. */
+void code_written(struct vm *vm, gpa_t gpa, uint64_t len);
+
+#endif

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * softkvm's virtual CPU: everything an engine, the MMU and the interrupt controllers share.
+ *
+ * Threads. A vCPU's registers and TLBs belong to the thread inside KVM_RUN on it; api/ lets nobody else touch
+ * them while it runs. What other threads may do to a running vCPU goes through `requests` + vcpu_kick() and
+ * the local APIC's atomic fields, nothing else.
+ *
+ * Vector state. The guest's x87/SSE/AVX state is either at rest in `xsave` (fpu_live == false) or in the
+ * host's own registers (fpu_live == true, while translated code runs). Code under interpret/, mmu/ and translate/
+ * is compiled with -mgeneral-regs-only and calls no libc function that could touch a vector register while the
+ * state is live; softkvm/fpu.h moves it.
+ *
+ * Leaving an instruction. Semantics functions run until they commit; before that they may leave at any time by
+ * raise_*() (guest exception) or vcpu_leave() (VM exit to the user), which longjmp to the run loop. An
+ * instruction therefore changes registers only after its last access that can fault.
+ */
+#ifndef GUISE_SOFTKVM_VCPU_H
+#define GUISE_SOFTKVM_VCPU_H
+
+#include <linux/kvm.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "x86/arch.h"
+
+struct vm;
+struct lapic;
+struct insn;
+
+struct x86_seg {
+	uint64_t base;
+	uint32_t limit; /* in bytes, granularity applied */
+	uint16_t sel;
+	uint16_t attr; /* SEG_* of x86/arch.h */
+};
+
+struct x86_dtable {
+	uint64_t base;
+	uint16_t limit;
+};
+
+/*
+ * Soft TLB entry: hits for gva iff (gva ^ tag) <= 4096 - size, then HVA = host + (gva ^ tag). An empty entry's
+ * tag is a page that never indexes this entry (0, or 0x1000 in entry 0). See mmu/tlb.c.
+ */
+struct tlb_entry {
+	uint64_t tag;
+	uint64_t host;
+};
+
+enum tlb_kind { TLB_READ, TLB_WRITE, TLB_FETCH, TLB_KINDS };
+
+/* Why other threads (or this vCPU itself) want the run loop's attention. Bits of vcpu.requests. */
+enum vcpu_request {
+	VREQ_IRQ = 1 << 0,	    /* an interrupt may have become deliverable */
+	VREQ_NMI = 1 << 1,
+	VREQ_SMI = 1 << 2,
+	VREQ_INIT_SIPI = 1 << 3,    /* lapic has INIT or SIPI pending */
+	VREQ_TLB_FLUSH = 1 << 4,    /* whole TLB */
+	VREQ_TLB_WRITE = 1 << 5,    /* write entries: a page became a code page or is dirty-logged */
+	VREQ_EXIT = 1 << 6,	    /* leave KVM_RUN with -EINTR (immediate_exit, signal, vm going away) */
+	VREQ_CLOCK = 1 << 7,	    /* update kvmclock / steal time pages */
+	VREQ_TIMER = 1 << 8,	    /* the local APIC's timer may have expired */
+	VREQ_PAUSE = 1 << 9,	    /* stop at the next boundary until released (stop-the-world) */
+	VREQ_TRIPLE_FAULT = 1 << 10
+};
+
+/* A completed piece of device access of the instruction being (re)executed: see interpret/io.c. */
+struct mmio_fragment {
+	gpa_t gpa;
+	uint8_t data[8];
+	uint8_t size;
+	bool is_write;
+};
+
+struct vcpu {
+	/* Hot: at small offsets from the translator's environment pointer (vcpu + 128). */
+	uint64_t gpr[16];
+	uint64_t rip;
+	uint64_t rflags;			/* always complete between instructions */
+	_Atomic uint64_t cont;			/* 0: leave translated code / the inner loop and look at requests */
+	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege */
+	uint64_t tlb_mask;			/* byte mask of index: (entries - 1) * 16 */
+	uint64_t engine_hot[7];			/* the translator's: stack entry, jump cache... */
+	/* -- 256 bytes from the start up to here -- */
+
+	struct x86_seg seg[SEG_COUNT];
+	struct x86_dtable gdt, idt;
+	uint64_t cr0, cr2, cr3, cr4, efer, xcr0, xss;
+	uint64_t dr[8];				/* dr[4], dr[5] unused */
+	uint64_t cpl;				/* 0..3 */
+	uint32_t mode;				/* enum insn_mode of CS */
+	uint32_t pkru;
+
+	/* MSRs */
+	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
+	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
+	uint64_t pat, misc_enable, apic_base, spec_ctrl, debugctl, feature_control, smbase;
+	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
+	uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32][4];
+	int64_t tsc_offset;			/* guest TSC = host TSC + offset */
+	uint64_t tsc_adjust;
+	uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_pv_eoi, kvm_async_pf, kvm_async_pf_int,
+		kvm_poll_control;
+
+	/* Event state (SDM volume 3, chapter 6; mirrors struct kvm_vcpu_events) */
+	bool exception_pending, exception_has_error, exception_injected;
+	uint8_t exception_vector;
+	uint32_t exception_error;
+	uint64_t exception_payload;		/* CR2 for #PF, DR6 bits for #DB */
+	bool irq_injected, irq_soft;		/* an external/software interrupt set by KVM_INTERRUPT or vcpu_events */
+	uint8_t irq_vector;
+	uint8_t shadow;				/* KVM_X86_SHADOW_INT_*: STI / MOV SS blocks the next boundary */
+	bool nmi_masked, nmi_injected, halted;
+	_Atomic uint32_t nmi_pending;		/* 0..2 */
+	uint32_t mp_state;			/* KVM_MP_STATE_* */
+	bool in_event_delivery;			/* for double fault decisions: see interpret/event.c */
+	uint8_t delivering_vector;
+
+	/* Other threads */
+	_Atomic uint32_t requests;		/* enum vcpu_request bits */
+	_Atomic uint32_t run_state;		/* enum vcpu_run_state; also the futex word of a halted vCPU */
+	uint64_t tlb_flush_seen;
+
+	/* Instruction being executed */
+	void *leave_buf[5];			/* __builtin_setjmp buffer of the run loop */
+	const struct insn *insn;
+	uint64_t insn_rip;			/* RIP of the instruction being executed */
+	struct mmio_fragment mmio[8];		/* device accesses it has completed so far */
+	uint8_t mmio_count, mmio_next;
+	bool io_pending;			/* a KVM_EXIT_IO/MMIO waits for its completion */
+
+	/* Vector state */
+	bool fpu_live;
+	struct vcpu_fpu *fpu;			/* see softkvm/fpu.h: XSAVE area (64-byte aligned) and x87 pointers */
+
+	/* Subsystems */
+	struct vm *vm;
+	struct lapic *lapic;			/* irqchip/, NULL without in-kernel irqchip */
+	struct mmu *mmu;			/* mmu/ */
+	struct decode_cache *decode;		/* interpret/ */
+	struct translator *translator;		/* translate/ */
+	struct kvm_run *run;			/* shared page with the user */
+	struct kvm_cpuid2 *cpuid;		/* as set by KVM_SET_CPUID2 */
+	uint32_t *feature;			/* bitmap of enum insn_feature the guest was given (from cpuid) */
+	uint32_t index, id;			/* position in vm->vcpu[], KVM vcpu id (APIC id) */
+	uint32_t guest_debug;			/* KVM_GUESTDBG_* */
+	uint64_t debug_dr[8];			/* hardware breakpoints of KVM_SET_GUEST_DEBUG */
+	uint64_t exits, steps;			/* counters */
+};
+
+enum vcpu_run_state { VCPU_OUTSIDE, VCPU_RUNNING, VCPU_HALTED };
+
+/* --- leaving an instruction (interpret/leave.c); vCPU thread only --- */
+
+_Noreturn void raise_exception(struct vcpu *v, enum x86_vector vector);			/* no error code */
+_Noreturn void raise_error(struct vcpu *v, enum x86_vector vector, uint32_t error);	/* with error code */
+_Noreturn void raise_page_fault(struct vcpu *v, gva_t gva, uint32_t error);
+/* Leave KVM_RUN: v->run is filled, the instruction restarts (or io completes) on the next KVM_RUN. */
+_Noreturn void vcpu_leave(struct vcpu *v);
+
+/* --- asking for attention (api/kick.c); any thread --- */
+void vcpu_kick(struct vcpu *v, uint32_t request_bits);
+
+#endif
