@@ -10,6 +10,7 @@
 #ifndef GUISE_MEMORY_MEMORY_H
 #define GUISE_MEMORY_MEMORY_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
