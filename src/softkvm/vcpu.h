@@ -131,6 +131,8 @@ struct vcpu {
 	struct mmio_fragment mmio[8];		/* device accesses it has completed so far */
 	uint8_t mmio_count, mmio_next;
 	bool io_pending;			/* a KVM_EXIT_IO/MMIO waits for its completion */
+	bool leave_to_user;			/* vcpu_leave(): v->run is filled */
+	bool holds_split_lock;			/* vm->split_lock, dropped when the instruction leaves */
 
 	/* Vector state */
 	bool fpu_live;
