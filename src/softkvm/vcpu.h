@@ -83,7 +83,9 @@ struct vcpu {
 	_Atomic uint64_t cont;			/* 0: leave translated code / the inner loop and look at requests */
 	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege */
 	uint64_t tlb_mask;			/* byte mask of index: (entries - 1) * 16 */
-	uint64_t engine_hot[7];			/* the translator's: stack entry, jump cache... */
+	struct tlb_entry stack;			/* copy of the write entry of the stack's page: tlb_drop_stack() */
+	uint32_t *itlb;				/* the active set's ITLB_ENTRIES code-page ids: see mmu/mmu.h */
+	uint64_t engine_hot[4];			/* the translator's: jump cache, saved flags... */
 	/* -- 256 bytes from the start up to here -- */
 
 	struct x86_seg seg[SEG_COUNT];

@@ -56,6 +56,22 @@ void mmu_invpcid(struct vcpu *v, uint64_t type, uint64_t pcid, gva_t gva);
 void mmu_flush_all(struct vcpu *v);
 void mmu_flush_writes(struct vcpu *v);
 
+/*
+ * The translator's two shortcuts past the tables. Each TLB set carries an array itlb[ITLB_ENTRIES] of code-page ids
+ * (translate/ fills slot itlb_slot(gva) after mmu_fetch_page() succeeded); it is zeroed wherever fetch entries are
+ * invalidated, and v->itlb follows v->tlb[]. v->stack copies one write entry; it is dropped whenever a read or write
+ * entry of the active set is, and when v->tlb[] changes. Its empty form gives a non-canonical HVA: no access can pass.
+ */
+enum { ITLB_ENTRIES = 512 };
+static inline unsigned itlb_slot(gva_t gva)
+{
+	return (gva >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);
+}
+static inline void tlb_drop_stack(struct vcpu *v)
+{
+	v->stack = (struct tlb_entry){ 1ull << 63, 1ull << 63 };
+}
+
 /* KVM_TRANSLATE and the debugger: walk without side effects. false: not mapped. Owner thread or vCPU stopped. */
 bool mmu_translate_debug(struct vcpu *v, gva_t gva, gpa_t *gpa, bool *writable, bool *user);
 
