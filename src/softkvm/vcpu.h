@@ -116,6 +116,7 @@ struct vcpu {
 	uint8_t irq_vector;
 	uint8_t shadow;				/* KVM_X86_SHADOW_INT_*: STI / MOV SS blocks the next boundary */
 	bool nmi_masked, nmi_injected, halted;
+	bool irq_waits;				/* an interrupt (or window request) waits for IF, TPR or a shadow */
 	_Atomic uint32_t nmi_pending;		/* 0..2 */
 	uint32_t mp_state;			/* KVM_MP_STATE_* */
 	bool in_event_delivery;			/* for double fault decisions: see interpret/event.c */

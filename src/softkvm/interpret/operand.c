@@ -116,10 +116,10 @@ uint64_t op_read_other(struct vcpu *v, const struct insn *i, const struct operan
 	uint64_t mask = size_mask(i->mem.addr_size);
 
 	switch (o->kind) {
-	case OPK_IMM:
+	case OPK_IMM: /* callers use as many of its low bytes as they operate on */
 	case OPK_REL:
 	case OPK_FAR:
-		return i->imm & size_mask(o->size ? o->size : 8);
+		return i->imm;
 	case OPK_IMM2:
 		return i->imm2;
 	case OPK_STR_SRC:

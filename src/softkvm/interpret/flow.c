@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Near branches, calls, returns, loops; BOUND. Far transfers are in far.c, interrupts in softint.c. */
+#include "softkvm/interpret/operand.h"
+#include "softkvm/interpret/ops.h"
+
+/* RIP after this instruction plus displacement, truncated to the operand size (64-bit mode: always 64). */
+static uint64_t target(const struct vcpu *v, const struct insn *i)
+{
+	return (v->rip + i->imm) & size_mask(i->op_size);
+}
+
+void op_jmp_rel(struct vcpu *v, const struct insn *i)
+{
+	branch_to(v, target(v, i));
+}
+
+void op_jcc(struct vcpu *v, const struct insn *i)
+{
+	if (cond(v, i->opcode & 15))
+		branch_to(v, target(v, i));
+}
+
+void op_jmp_ind(struct vcpu *v, const struct insn *i)
+{
+	branch_to(v, op_read(v, i, 0));
+}
+
+static void call(struct vcpu *v, const struct insn *i, uint64_t rip)
+{
+	branch_check(v, rip);
+	push(v, i->op_size, v->rip);
+	v->rip = rip;
+}
+
+void op_call_rel(struct vcpu *v, const struct insn *i)
+{
+	call(v, i, target(v, i));
+}
+
+void op_call_ind(struct vcpu *v, const struct insn *i)
+{
+	call(v, i, op_read(v, i, 0));
+}
+
+/* RET and RET imm16 */
+void op_ret(struct vcpu *v, const struct insn *i)
+{
+	uint64_t rip = stack_read(v, 0, i->op_size);
+
+	branch_to(v, rip);
+	stack_add(v, i->op_size + (i->operand_count && i->operand[0].kind == OPK_IMM ? (int64_t)(i->imm & 0xffff) : 0));
+}
+
+/* rCX in the address size */
+static uint64_t counter(const struct vcpu *v, const struct insn *i)
+{
+	return v->gpr[RCX] & size_mask(i->mem.addr_size);
+}
+
+void op_jcxz(struct vcpu *v, const struct insn *i)
+{
+	if (!counter(v, i))
+		branch_to(v, target(v, i));
+}
+
+static void loop_if(struct vcpu *v, const struct insn *i, bool condition)
+{
+	uint64_t count = (counter(v, i) - 1) & size_mask(i->mem.addr_size);
+
+	if (count && condition)
+		branch_to(v, target(v, i));
+	gpr_write(v, RCX, i->mem.addr_size, count);
+}
+
+void op_loop(struct vcpu *v, const struct insn *i)
+{
+	loop_if(v, i, true);
+}
+
+void op_loope(struct vcpu *v, const struct insn *i)
+{
+	loop_if(v, i, v->rflags & FLAG_ZF);
+}
+
+void op_loopne(struct vcpu *v, const struct insn *i)
+{
+	loop_if(v, i, !(v->rflags & FLAG_ZF));
+}
+
+void op_bound(struct vcpu *v, const struct insn *i)
+{
+	unsigned size = i->op_size;
+	uint64_t offset = mem_offset(v, i);
+	int64_t index = sign_extend(op_read(v, i, 0), size);
+	int64_t lower = sign_extend(seg_read(v, i->mem.seg, offset, size), size);
+	int64_t upper = sign_extend(seg_read(v, i->mem.seg, (offset + size) & size_mask(i->mem.addr_size), size), size);
+
+	if (index < lower || index > upper)
+		raise_exception(v, VEC_BR);
+}
