@@ -95,6 +95,8 @@ struct vcpu {
 	uint64_t cpl;				/* 0..3 */
 	uint32_t mode;				/* enum insn_mode of CS */
 	uint32_t pkru;
+	uint8_t phys_bits;			/* MAXPHYADDR the guest was given; 0: 40 */
+	bool is_intel;				/* vendor the guest was given: Intel's rules, else AMD's */
 
 	/* MSRs */
 	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
@@ -125,7 +127,7 @@ struct vcpu {
 	/* Other threads */
 	_Atomic uint32_t requests;		/* enum vcpu_request bits */
 	_Atomic uint32_t run_state;		/* enum vcpu_run_state; also the futex word of a halted vCPU */
-	uint64_t tlb_flush_seen;
+	_Atomic uint64_t tlb_flush_seen;	/* write-entry flushes done: acknowledges VREQ_TLB_WRITE */
 
 	/* Instruction being executed */
 	void *leave_buf[5];			/* __builtin_setjmp buffer of the run loop */
@@ -152,6 +154,7 @@ struct vcpu {
 	uint32_t *feature;			/* bitmap of enum insn_feature the guest was given (from cpuid) */
 	uint32_t index, id;			/* position in vm->vcpu[], KVM vcpu id (APIC id) */
 	uint32_t guest_debug;			/* KVM_GUESTDBG_* */
+	uint64_t debug_pending;			/* DR6 bits of traps the instruction has met: #DB at the boundary */
 	uint64_t debug_dr[8];			/* hardware breakpoints of KVM_SET_GUEST_DEBUG */
 	uint64_t exits, steps;			/* counters */
 };

@@ -72,21 +72,55 @@ static inline void tlb_drop_stack(struct vcpu *v)
 	v->stack = (struct tlb_entry){ 1ull << 63, 1ull << 63 };
 }
 
+/*
+ * PAE paging's four PDPTE registers (SDM volume 3, 4.4.1). Load: false if a present one has reserved bits set (then
+ * nothing changed; MOV CR3 raises #GP). mmu_cr3_loaded() and mmu_mode_changed() load them by themselves where due.
+ */
+bool mmu_load_pdptes(struct vcpu *v, uint64_t cr3);
+uint64_t *mmu_pdptes(struct vcpu *v);
+
+/*
+ * Make every vCPU drop its write entries and wait until those inside guest code have done so (others do before they
+ * enter). self: the calling vCPU, served by the call, or NULL from other threads. No lock may be held that a running
+ * vCPU could be waiting for. Dirty log reset, read-only changes, new code pages.
+ */
+void mmu_shootdown_writes(struct vm *vm, struct vcpu *self);
+
 /* KVM_TRANSLATE and the debugger: walk without side effects. false: not mapped. Owner thread or vCPU stopped. */
 bool mmu_translate_debug(struct vcpu *v, gva_t gva, gpa_t *gpa, bool *writable, bool *user);
 
-/* Code pages (mmu/code.c): the pages that hold decoded or translated code. */
+/*
+ * Code pages (mmu/code.c): the pages that hold decoded or translated code. `grains` has a bit for each 64 bytes of
+ * which code was made; a write elsewhere on the page changes nothing but is still watched.
+ */
 struct code_page {
-	_Atomic uint32_t generation; /* changes whenever the page's bytes may have */
+	_Atomic uint32_t generation; /* changes whenever bytes of marked grains may have */
 	_Atomic uint32_t flags;	     /* CODE_PAGE_* */
-	uint64_t hash;		     /* of the 4096 bytes when last validated */
+	_Atomic uint64_t grains;     /* bit n: bytes 64n..64n+63 hold code that somebody decoded */
+	uint64_t hash;		     /* of the marked grains; under CODE_PAGE_LOCKED */
 	void *blocks;		     /* the translator's list of TBs on this page */
+	_Atomic uint32_t hits;	     /* writes into marked grains since code was last made here */
 };
-enum { CODE_PAGE_PRESENT = 1 /* writes are watched */ };
+enum {
+	CODE_PAGE_PRESENT = 1,	/* writes are watched */
+	CODE_PAGE_WRITABLE = 2, /* some vCPU may have a write entry from before it was watched */
+	CODE_PAGE_LOCKED = 4	/* spin bit of mmu/code.c */
+};
 
-/* The record of a RAM page, creating it and starting to watch writes by all vCPUs (may wait for them). NULL: not RAM. */
+/*
+ * Before code is decoded from [gpa, gpa+len) (within one page): mark its grains and watch the page's writes by all
+ * vCPUs (may wait for them, see mmu_shootdown_writes() for locks). What is decoded from the bytes read after this call
+ * is good as long as page->generation equals *generation. NULL: not RAM. vCPU thread.
+ */
+struct code_page *code_page_watch(struct vcpu *v, gpa_t gpa, unsigned len, uint32_t *generation);
+/* The same for the whole page that holds gpa; read page->generation right after. */
 struct code_page *code_page_get(struct vcpu *v, gpa_t gpa);
-/* Bytes of RAM changed: by a vCPU's store to a watched page, or by a device. Any thread. */
+/* The record without watching, or NULL if there is none. Any thread. */
+struct code_page *code_page_find(struct vm *vm, gpa_t gpa);
+/* Bytes of RAM changed: by a vCPU's store to a watched page, or by a device. Any thread; call it after the store. */
 void code_written(struct vm *vm, gpa_t gpa, uint64_t len);
+/* Records of a slot's pages, zeroed, for mem_slot.user; free with the slot. NULL: no memory (then made at first use). */
+void *code_table_new(uint64_t slot_size);
+void code_table_free(void *table, uint64_t slot_size);
 
 #endif

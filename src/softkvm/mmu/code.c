@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Code pages: who holds decoded code learns of every change of its bytes.
+ *
+ * A page of RAM of which code is made becomes watched (PRESENT): no vCPU keeps a write entry for it, so stores take
+ * the slow way and end in code_written(). That compares the store with the page's marked 64-byte grains: data beside
+ * code costs only the slow store; a hit changes `generation`, which makes decoded code stale, and tells the engine.
+ * After UNWATCH_HITS hits without new code the page counts as data again.
+ *
+ * Becoming watched against writers on other vCPUs: a writer's fill sets WRITABLE, then looks at PRESENT; the watcher
+ * sets PRESENT and takes WRITABLE in one step, and if it was set has every vCPU flush its write entries, waiting for
+ * those inside guest code. A vCPU that waits here serves such requests itself, so two watchers do not wait for each
+ * other. `generation` is read before PRESENT and grains are, and unwatching clears those before it counts
+ * generation up: code made of a page that is unwatched meanwhile is stale.
+ *
+ * Devices in this process call code_written(). Those in other processes cannot: the marked grains' hash is compared
+ * whenever a fetch entry is made, which happens before a remapped page can run.
+ */
+#include "softkvm/mmu/tlb.h"
+
+#include "softkvm/engine.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+
+enum { GRAIN_SHIFT = 6, UNWATCH_HITS = 32, SPINS = 2000 };
+
+/* --- records --- */
+
+static uint64_t table_size(uint64_t slot_size)
+{
+	return (slot_size >> PAGE_SHIFT) * sizeof(struct code_page);
+}
+
+void *code_table_new(uint64_t slot_size)
+{
+	void *table = mmap(NULL, table_size(slot_size), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return table == MAP_FAILED ? NULL : table;
+}
+
+void code_table_free(void *table, uint64_t slot_size)
+{
+	if (table)
+		munmap(table, table_size(slot_size));
+}
+
+struct code_page *code_page_peek(struct mem_slot *slot, gpa_t gpa)
+{
+	struct code_page *table = __atomic_load_n((struct code_page **)&slot->user, __ATOMIC_ACQUIRE);
+
+	return table ? &table[(gpa - slot->gpa) >> PAGE_SHIFT] : NULL;
+}
+
+struct code_page *code_page_of(struct mem_slot *slot, gpa_t gpa)
+{
+	void *none = NULL, *table;
+
+	if (!slot->user) {
+		table = code_table_new(slot->size);
+		if (table && !__atomic_compare_exchange_n(&slot->user, &none, table, false, __ATOMIC_ACQ_REL,
+							  __ATOMIC_ACQUIRE))
+			code_table_free(table, slot->size);
+	}
+	return code_page_peek(slot, gpa);
+}
+
+struct code_page *code_page_find(struct vm *vm, gpa_t gpa)
+{
+	struct mem_slot *slot = memory_find(&vm->mem, gpa);
+
+	return slot ? code_page_peek(slot, gpa) : NULL;
+}
+
+static void page_lock(struct code_page *page)
+{
+	while (atomic_fetch_or_explicit(&page->flags, CODE_PAGE_LOCKED, memory_order_acquire) & CODE_PAGE_LOCKED)
+		__builtin_ia32_pause();
+}
+
+static void page_unlock(struct code_page *page)
+{
+	atomic_fetch_and_explicit(&page->flags, ~(uint32_t)CODE_PAGE_LOCKED, memory_order_release);
+}
+
+/* --- hash of marked grains: an exclusive-or, so that one can be added --- */
+
+static uint64_t grain_hash(const uint8_t *page_hva, unsigned grain)
+{
+	const uint64_t *word = (const uint64_t *)(page_hva + (grain << GRAIN_SHIFT));
+	uint64_t hash = (grain + 1) * 0x9e3779b97f4a7c15ull;
+
+	for (int i = 0; i < 8; i++)
+		hash = (hash ^ __atomic_load_n(&word[i], __ATOMIC_RELAXED)) * 0xff51afd7ed558ccdull + (hash >> 29);
+	return hash;
+}
+
+static uint64_t grains_hash(const uint8_t *page_hva, uint64_t grains)
+{
+	uint64_t hash = 0;
+
+	for (; grains; grains &= grains - 1)
+		hash ^= grain_hash(page_hva, __builtin_ctzll(grains));
+	return hash;
+}
+
+static uint64_t grain_mask(gpa_t gpa, uint64_t len)
+{
+	unsigned first = (gpa & ~PAGE_MASK) >> GRAIN_SHIFT;
+	unsigned last = ((gpa & ~PAGE_MASK) + len - 1) >> GRAIN_SHIFT;
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
+/* --- watching --- */
+
+/* Do what others wait for this vCPU to do, while it waits itself. */
+static void serve_self(struct vcpu *self)
+{
+	if (!(atomic_load(&self->requests) & VREQ_TLB_WRITE))
+		return;
+	atomic_fetch_and(&self->requests, ~(uint32_t)VREQ_TLB_WRITE);
+	mmu_flush_writes(self);
+}
+
+static void wait_for(struct vcpu *other, uint64_t seen, struct vcpu *self)
+{
+	for (unsigned spins = 0; atomic_load(&other->tlb_flush_seen) == seen; spins++) {
+		if (atomic_load(&other->run_state) != VCPU_RUNNING)
+			return; /* it looks at its requests before it runs again */
+		if (self)
+			serve_self(self);
+		if (spins < SPINS)
+			__builtin_ia32_pause();
+		else
+			sched_yield();
+	}
+}
+
+void mmu_shootdown_writes(struct vm *vm, struct vcpu *self)
+{
+	unsigned count = atomic_load(&vm->vcpu_count);
+	uint64_t seen[VM_MAX_VCPUS];
+
+	for (unsigned i = 0; i < count; i++) {
+		struct vcpu *other = vm->vcpu[i];
+
+		if (!other || other == self)
+			continue;
+		seen[i] = atomic_load(&other->tlb_flush_seen);
+		vcpu_kick(other, VREQ_TLB_WRITE);
+	}
+	for (unsigned i = 0; i < count; i++)
+		if (vm->vcpu[i] && vm->vcpu[i] != self)
+			wait_for(vm->vcpu[i], seen[i], self);
+}
+
+/* Mark grains and watch. Returns whether write entries may exist that must go before the bytes are read. */
+static bool watch_locked(struct code_page *page, const uint8_t *page_hva, uint64_t grains)
+{
+	uint64_t old = atomic_load(&page->grains);
+	uint32_t flags;
+
+	atomic_store(&page->grains, old | grains);
+	flags = atomic_fetch_or(&page->flags, CODE_PAGE_PRESENT);
+	return flags & CODE_PAGE_WRITABLE;
+}
+
+struct code_page *code_page_watch(struct vcpu *v, gpa_t gpa, unsigned len, uint32_t *generation)
+{
+	struct mem_slot *slot = mmu_slot(v, gpa);
+	struct code_page *page = slot ? code_page_of(slot, gpa) : NULL;
+	uint64_t grains = grain_mask(gpa, len), marked;
+	uint8_t *page_hva;
+
+	if (!page)
+		return NULL;
+	if (atomic_load(&page->hits))
+		atomic_store(&page->hits, 0);
+	*generation = atomic_load(&page->generation);
+	marked = atomic_load(&page->grains);
+	if ((atomic_load(&page->flags) & CODE_PAGE_PRESENT) && (marked & grains) == grains)
+		return page;
+
+	page_hva = slot->hva + ((gpa & PAGE_MASK) - slot->gpa);
+	for (;;) {
+		bool writable;
+
+		page_lock(page);
+		*generation = atomic_load(&page->generation);
+		marked = atomic_load(&page->grains);
+		writable = watch_locked(page, page_hva, grains);
+		if (!writable) {
+			page->hash ^= grains_hash(page_hva, grains & ~marked);
+			page_unlock(page);
+			return page;
+		}
+		/* Writers by old entries may still be at it: let them go, then hash what they left. */
+		atomic_store(&page->grains, marked);
+		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_WRITABLE);
+		page_unlock(page);
+		tlb_drop_host(v, page_hva);
+		mmu_shootdown_writes(v->vm, v);
+	}
+}
+
+struct code_page *code_page_get(struct vcpu *v, gpa_t gpa)
+{
+	uint32_t generation;
+
+	return code_page_watch(v, gpa & PAGE_MASK, PAGE_SIZE, &generation);
+}
+
+/* --- changes --- */
+
+static void tell_engine(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+	if (vm->engine && vm->engine->code_changed)
+		vm->engine->code_changed(vm, gpa, len);
+}
+
+/* Bytes of marked grains changed. Enough of it: the page is data now. Returns whether it was unwatched. */
+static bool page_changed(struct code_page *page, const uint8_t *page_hva)
+{
+	bool unwatch;
+
+	page_lock(page);
+	unwatch = atomic_fetch_add(&page->hits, 1) + 1 >= UNWATCH_HITS;
+	if (unwatch) {
+		atomic_store(&page->hits, 0);
+		atomic_store(&page->grains, 0);
+		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
+	}
+	page->hash = grains_hash(page_hva, atomic_load(&page->grains));
+	atomic_fetch_add(&page->generation, 1);
+	page_unlock(page);
+	return unwatch;
+}
+
+static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uint64_t len)
+{
+	struct code_page *page = code_page_peek(slot, gpa);
+	gpa_t base = gpa & PAGE_MASK;
+
+	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT))
+		return;
+	if (!(atomic_load(&page->grains) & grain_mask(gpa, len)))
+		return;
+	if (page_changed(page, slot->hva + (base - slot->gpa)))
+		tell_engine(vm, base, PAGE_SIZE);
+	else
+		tell_engine(vm, gpa, len);
+}
+
+void code_written(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+	while (len) {
+		struct mem_slot *slot = memory_find(&vm->mem, gpa);
+		uint64_t in_page = PAGE_SIZE - (gpa & ~PAGE_MASK), part = len < in_page ? len : in_page;
+
+		if (!slot)
+			return;
+		written_in_page(vm, slot, gpa, part);
+		gpa += part;
+		len -= part;
+	}
+}
+
+void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const uint8_t *page_hva)
+{
+	bool changed;
+
+	if (!(atomic_load(&page->flags) & CODE_PAGE_PRESENT))
+		return;
+	page_lock(page);
+	changed = (atomic_load(&page->flags) & CODE_PAGE_PRESENT) &&
+		  grains_hash(page_hva, atomic_load(&page->grains)) != page->hash;
+	page_unlock(page);
+	if (!changed)
+		return;
+	page_changed(page, page_hva);
+	tell_engine(v->vm, gpa, PAGE_SIZE);
+}
