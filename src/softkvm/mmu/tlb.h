@@ -53,7 +53,7 @@ struct mmu {
 	void *arena;				/* memory of all tables */
 };
 
-_Static_assert(TLB_MIN_ENTRIES >= ITLB_ENTRIES, "a fetch entry's index must tell its itlb slot");
+_Static_assert((int)TLB_MIN_ENTRIES >= (int)ITLB_ENTRIES, "a fetch entry's index must tell its itlb slot");
 
 /* What an access is. */
 enum {
