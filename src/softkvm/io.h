@@ -11,8 +11,8 @@
 #include "softkvm/vcpu.h"
 
 /*
- * One access of 1..64 bytes at gpa to anything that is not writable RAM (reads: not RAM; writes: also read-only slots), split into
- * naturally aligned pieces of at most 8 bytes. Returns when it is complete, or leaves (vcpu_leave).
+ * One access of 1..64 bytes within one page, to anything that is not RAM (writes: nor a writable slot), in pieces of
+ * at most 8 bytes as KVM does. Returns when it is complete, or leaves (vcpu_leave).
  */
 void mmio_access(struct vcpu *v, gpa_t gpa, void *data, unsigned size, bool is_write);
 

@@ -68,6 +68,16 @@ gva_t seg_address(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, 
 	return gva;
 }
 
+bool seg_allows(const struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+{
+	const struct x86_seg *s = &v->seg[seg];
+	gva_t gva = seg_linear(v, seg, offset);
+
+	if (v->mode == MODE_64)
+		return is_canonical(v, gva) && is_canonical(v, gva + size - 1);
+	return (!is_protected(v) || may_access(s, write)) && within_limit(s, offset, size);
+}
+
 gva_t op_addr(struct vcpu *v, const struct insn *i, unsigned size, bool write)
 {
 	return seg_address(v, i->mem.seg, mem_offset(v, i), size, write);

@@ -105,6 +105,9 @@ static inline uint64_t mem_offset(const struct vcpu *v, const struct insn *i)
  */
 gva_t seg_address(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
 
+/* Would an access pass those checks (alignment aside)? Raises nothing. */
+bool seg_allows(const struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
+
 /* Segment base and truncation only: INVLPG, LEA-like uses, and hits of a TLB that makes the checks needless. */
 static inline gva_t seg_linear(const struct vcpu *v, unsigned seg, uint64_t offset)
 {
