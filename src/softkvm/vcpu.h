@@ -136,7 +136,7 @@ struct vcpu {
 	struct mmio_fragment mmio[8];		/* device accesses it has completed so far */
 	uint8_t mmio_count, mmio_next;
 	bool io_pending;			/* a KVM_EXIT_IO/MMIO waits for its completion */
-	bool io_string;				/* ... and it is a port string */
+	uint32_t io_string_want;		/* ... and it is a port string of so many elements */
 	uint32_t io_string_count;		/* elements of a port string that the user has transferred */
 	bool leave_to_user;			/* vcpu_leave(): v->run is filled */
 	bool holds_split_lock;			/* vm->split_lock, dropped when the instruction leaves */

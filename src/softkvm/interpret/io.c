@@ -12,11 +12,12 @@
  * The vector state may be live here (the translator's helpers): it is put to rest before code outside the engine runs.
  */
 #include "softkvm/interpret/io.h"
-#include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
+
+bool iobus_write(struct vm *vm, bool pio, uint64_t addr, unsigned len, const void *data);
 
 enum { PIO_DATA_OFFSET = 4096 };
 
@@ -63,19 +64,31 @@ static _Noreturn void leave_for_emulation_failure(struct vcpu *v)
 	vcpu_leave(v);
 }
 
+/* Leave with v->run filled; the access is noted as the next fragment, which lacks only its data. */
+static _Noreturn void leave_for_access(struct vcpu *v, gpa_t gpa, unsigned size, bool is_write)
+{
+	struct mmio_fragment *f = &v->mmio[v->mmio_count];
+
+	if (v->mmio_count == sizeof(v->mmio) / sizeof(v->mmio[0]))
+		leave_for_emulation_failure(v);
+	f->gpa = gpa;
+	f->size = (uint8_t)size;
+	f->is_write = is_write;
+	v->io_pending = true;
+	vcpu_leave(v);
+}
+
 static _Noreturn void leave_for_mmio(struct vcpu *v, gpa_t gpa, const void *data, unsigned size, bool is_write)
 {
 	struct kvm_run *run = v->run;
 
-	if (v->mmio_count == sizeof(v->mmio) / sizeof(v->mmio[0]))
-		leave_for_emulation_failure(v);
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = size;
 	run->mmio.is_write = is_write;
 	copy_bytes(run->mmio.data, data, is_write ? size : 0);
-	v->io_pending = true;
-	vcpu_leave(v);
+	v->io_string_want = 0;
+	leave_for_access(v, gpa, size, is_write);
 }
 
 static void mmio_piece(struct vcpu *v, gpa_t gpa, void *data, unsigned size, bool is_write)
@@ -118,16 +131,13 @@ static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size
 {
 	struct kvm_run *run = v->run;
 
-	if (v->mmio_count == sizeof(v->mmio) / sizeof(v->mmio[0]))
-		leave_for_emulation_failure(v);
 	run->exit_reason = KVM_EXIT_IO;
 	run->io.direction = is_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = (uint8_t)size;
 	run->io.port = port;
 	run->io.count = count;
 	run->io.data_offset = PIO_DATA_OFFSET;
-	v->io_pending = true;
-	vcpu_leave(v);
+	leave_for_access(v, FRAGMENT_PORT | port, size, is_write);
 }
 
 void pio_access(struct vcpu *v, uint16_t port, void *data, unsigned size, bool is_write)
@@ -138,7 +148,7 @@ void pio_access(struct vcpu *v, uint16_t port, void *data, unsigned size, bool i
 		return;
 	if (is_write)
 		copy_bytes(pio_string_buffer(v), data, size);
-	v->io_string = false;
+	v->io_string_want = 0;
 	leave_for_pio(v, port, size, 1, is_write);
 }
 
@@ -151,7 +161,7 @@ uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want,
 	*count = 1;
 	if (pio_in_kernel(v, port, data, size, is_write))
 		return data;
-	v->io_string = true;
+	v->io_string_want = want;
 	leave_for_pio(v, port, size, want, is_write);
 }
 
@@ -220,24 +230,14 @@ void op_out(struct vcpu *v, const struct insn *i)
 
 void io_complete(struct vcpu *v)
 {
-	const struct kvm_run *run = v->run;
 	struct mmio_fragment *f = &v->mmio[v->mmio_count];
 
 	v->io_pending = false;
 	v->mmio_next = 0;
-	if (run->exit_reason == KVM_EXIT_IO && v->io_string) {
-		v->io_string_count = run->io.count <= 4096u / run->io.size ? run->io.count : 0;
+	if (v->io_string_want) {
+		v->io_string_count = v->io_string_want;
 		return;
 	}
-	f->is_write = run->exit_reason == KVM_EXIT_IO ? run->io.direction == KVM_EXIT_IO_OUT : run->mmio.is_write;
-	if (run->exit_reason == KVM_EXIT_IO) {
-		f->gpa = FRAGMENT_PORT | run->io.port;
-		f->size = run->io.size <= 4 ? run->io.size : 4;
-		copy_bytes(f->data, pio_string_buffer(v), f->size);
-	} else {
-		f->gpa = run->mmio.phys_addr;
-		f->size = run->mmio.len <= 8 ? (uint8_t)run->mmio.len : 8;
-		copy_bytes(f->data, run->mmio.data, f->size);
-	}
+	copy_bytes(f->data, f->gpa & FRAGMENT_PORT ? pio_string_buffer(v) : v->run->mmio.data, f->size);
 	v->mmio_count++;
 }
