@@ -16,7 +16,7 @@ MAPS = {'0F': 1, '0F38': 2, '0F3A': 3}
 FLAG = {c: 'FLAG_%sF' % c for c in 'OSZAPCDI'}
 BRANCHES = ('jmp', 'call', 'cond', 'ret', 'jmp_ind', 'call_ind', 'far')
 ATTRS = {'lock', 'priv', 'end', 'string', 'prot', 'x87', 'nowait', 'control', 'mmx', 'sse', 'vex', 'align', 'vsib',
-         'masked', 'fp_exc', 'host'}
+         'masked', 'fp_exc'}
 SIZES = {'b': '1', 'w': '2', 'd': '4', 'q': '8', 'dq': '16', 'qq': '32', 't': '10', 'v': 'SIZE_V', 'z': 'SIZE_Z',
          'y': 'SIZE_Y', 'n': 'SIZE_N', 'p': 'SIZE_P', 'a': 'SIZE_2V', 's': 'SIZE_S', 'x': 'SIZE_X', 'ps': 'SIZE_X',
          'pd': 'SIZE_X', 'ss': '4', 'sd': '8', 'si': '4', 'pi': '8', 'h': 'SIZE_X2', 'f': 'SIZE_X4', 'e': 'SIZE_X8',
@@ -41,6 +41,8 @@ class Row:
         self.parse_encoding(encoding.split())
         self.operands = [] if operands == '-' else [self.parse_operand(o) for o in operands.split()]
         self.parse_attrs(attrs.split())
+        if self.sem in ('host', 'host_x87'):
+            self.attrs.add('host')
         if len(self.operands) > 5:
             self.fail('more than five operands')
 

@@ -164,10 +164,8 @@ static bool vex_opcode(struct decode *d, bool *valid)
 	d->prefix_bit = (const uint8_t[]){1, 2, 4, 8}[last & 3];
 	i->opcode_at = d->pos;
 	i->opcode = fetch(d, 1);
-	if (i->mode != MODE_64) {
+	if (i->mode != MODE_64)
 		i->rex &= 0x48;
-		i->vex_vvvv &= 7;
-	}
 	return true;
 }
 
@@ -484,6 +482,14 @@ static void reset(struct insn *i, enum insn_mode mode)
 	i->opcode_at = i->modrm_at = i->disp_at = i->disp_size = i->imm_at = i->imm_size = 0;
 }
 
+/* VGATHER is #UD if any two of destination, index and mask are the same register. */
+static bool gather_registers_differ(const struct insn *i)
+{
+	unsigned destination = i->operand[0].reg, mask = i->operand[2].reg;
+
+	return destination != mask && destination != i->mem.index && mask != i->mem.index;
+}
+
 /* Everything after the row is known. False: invalid. */
 static bool take_operands(struct decode *d)
 {
@@ -496,6 +502,8 @@ static bool take_operands(struct decode *d)
 	i->mem.seg = d->segment == REG_NONE ? SEG_DS : d->segment;
 	if (d->is_vex && i->vex_vvvv && !(row->encoding & ENC_VVVV))
 		return false;
+	if (i->mode != MODE_64)
+		i->vex_vvvv &= 7;
 	if (i->has_modrm && row->encoding & ENC_MODREG)
 		i->modrm |= 0xc0;
 	if (i->has_modrm && i->modrm < 0xc0 && !take_address(d, row->attrs & INSN_VSIB))
@@ -506,6 +514,8 @@ static bool take_operands(struct decode *d)
 	i->operand_count = row->operand_count;
 	for (unsigned k = i->operand_count; k < INSN_MAX_OPERANDS; k++)
 		i->operand[k].kind = OPK_NONE;
+	if (row->attrs & INSN_VSIB && !gather_registers_differ(i))
+		return false;
 	if (!(i->prefixes & PFX_LOCK))
 		return true;
 	return row->attrs & INSN_LOCK && i->operand[0].kind == OPK_MEM && i->operand[0].access & ACC_W;
