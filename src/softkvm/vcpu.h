@@ -64,7 +64,8 @@ enum vcpu_request {
 	VREQ_CLOCK = 1 << 7,	    /* update kvmclock / steal time pages */
 	VREQ_TIMER = 1 << 8,	    /* the local APIC's timer may have expired */
 	VREQ_PAUSE = 1 << 9,	    /* stop at the next boundary until released (stop-the-world) */
-	VREQ_TRIPLE_FAULT = 1 << 10
+	VREQ_TRIPLE_FAULT = 1 << 10,
+	VREQ_MEMORY = 1 << 11	    /* slots or CPUID changed: drop TLBs and decoded code */
 };
 
 /* A completed piece of device access of the instruction being (re)executed: see interpret/io.c. */
@@ -116,6 +117,7 @@ struct vcpu {
 	uint64_t exception_payload;		/* CR2 for #PF, DR6 bits for #DB */
 	bool irq_injected, irq_soft;		/* an external/software interrupt set by KVM_INTERRUPT or vcpu_events */
 	uint8_t irq_vector;
+	uint8_t shadow_before;			/* the shadow that covers the instruction being executed */
 	uint8_t shadow;				/* KVM_X86_SHADOW_INT_*: STI / MOV SS blocks the next boundary */
 	bool nmi_masked, nmi_injected, halted;
 	bool irq_waits;				/* an interrupt (or window request) waits for IF, TPR or a shadow */
@@ -168,6 +170,8 @@ enum vcpu_run_state { VCPU_OUTSIDE, VCPU_RUNNING, VCPU_HALTED };
 _Noreturn void raise_exception(struct vcpu *v, enum x86_vector vector);			/* no error code */
 _Noreturn void raise_error(struct vcpu *v, enum x86_vector vector, uint32_t error);	/* with error code */
 _Noreturn void raise_page_fault(struct vcpu *v, gva_t gva, uint32_t error);
+/* The exception event state is filled: RIP goes back to the instruction and the run loop delivers it. */
+_Noreturn void vcpu_restart(struct vcpu *v);
 /* Leave KVM_RUN: v->run is filled, the instruction restarts (or io completes) on the next KVM_RUN. */
 _Noreturn void vcpu_leave(struct vcpu *v);
 

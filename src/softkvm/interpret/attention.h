@@ -16,14 +16,14 @@ static inline void want_attention(struct vcpu *v)
 
 /*
  * Replace RFLAGS by POPF, IRET, SYSRET, STI...: IF may open the way for an interrupt that waits, TF starts single
- * stepping; a shadow (set before this call) must end after the next instruction. AC with SMAP is the caller's business (mmu_mode_changed).
+ * stepping, RF needs one step; a shadow (set before this call) must end after the next instruction. AC with SMAP is the caller's business (mmu_mode_changed).
  */
 static inline void flags_changed(struct vcpu *v, uint64_t rflags)
 {
 	uint64_t set = rflags & ~v->rflags;
 
 	v->rflags = rflags;
-	if ((set & FLAG_TF) || v->shadow || ((set & FLAG_IF) && v->irq_waits))
+	if ((set & (FLAG_TF | FLAG_RF)) || v->shadow || ((set & FLAG_IF) && v->irq_waits))
 		want_attention(v);
 }
 

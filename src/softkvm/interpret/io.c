@@ -12,12 +12,13 @@
  * The vector state may be live here (the translator's helpers): it is put to rest before code outside the engine runs.
  */
 #include "softkvm/interpret/io.h"
+#include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
 
-bool iobus_write(struct vm *vm, bool pio, uint64_t addr, unsigned len, const void *data);
+
 
 enum { PIO_DATA_OFFSET = 4096 };
 

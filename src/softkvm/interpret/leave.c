@@ -8,7 +8,7 @@
  */
 #include "softkvm/interpret/operand.h"
 
-static _Noreturn void leave(struct vcpu *v)
+_Noreturn void vcpu_restart(struct vcpu *v)
 {
 	if (v->holds_split_lock) {
 		v->holds_split_lock = false;
@@ -24,7 +24,7 @@ static _Noreturn void leave_by_exception(struct vcpu *v, uint8_t vector, bool ha
 	v->exception_vector = vector;
 	v->exception_has_error = has_error;
 	v->exception_error = error;
-	leave(v);
+	vcpu_restart(v);
 }
 
 _Noreturn void raise_exception(struct vcpu *v, enum x86_vector vector)
@@ -48,5 +48,5 @@ _Noreturn void raise_page_fault(struct vcpu *v, gva_t gva, uint32_t error)
 _Noreturn void vcpu_leave(struct vcpu *v)
 {
 	v->leave_to_user = true;
-	leave(v);
+	vcpu_restart(v);
 }

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The interpreter as an engine: finds the block at RIP, calls each instruction's handler in turn, and comes out when
+ * v->cont is 0. It keeps no state of its own between instructions, so the translator may call it for one
+ * instruction at any boundary.
+ *
+ * Per instruction: RIP is advanced before the handler runs, insn_rip remembers where it was, and v->insn is what runs.
+ */
+#include "softkvm/engine.h"
+#include "softkvm/interpret/decode_cache.h"
+#include "softkvm/interpret/operand.h"
+
+static inline const struct code_block *lookup(struct vcpu *v)
+{
+	const struct code_block *block;
+	const uint8_t *hva;
+
+	if (likely(v->mode == MODE_64)) {
+		hva = tlb_probe(v, TLB_FETCH, v->rip, 1);
+		if (likely(hva)) {
+			block = v->decode->slot[block_slot(hva)];
+			if (likely(block->hva == hva && block->mode == MODE_64 &&
+				   block->epoch == v->decode->epoch &&
+				   block->generation == atomic_load_explicit(&block->page->generation,
+									     memory_order_acquire)))
+				return block;
+		}
+	}
+	return decode_lookup_slow(v);
+}
+
+static inline void run_insn(struct vcpu *v, const struct code_insn *c, uint64_t rip_mask)
+{
+	v->insn = &c->insn;
+	v->insn_rip = v->rip;
+	v->rip = (v->rip + c->insn.len) & rip_mask;
+	c->run(v, &c->insn);
+}
+
+static inline bool may_go_on(const struct vcpu *v)
+{
+	return likely(atomic_load_explicit(&v->cont, memory_order_relaxed));
+}
+
+static void run_blocks(struct vcpu *v)
+{
+	do {
+		const struct code_block *block = lookup(v);
+		const struct code_insn *c = block->code, *end = c + block->count;
+		uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu;
+
+		do
+			run_insn(v, c, mask);
+		while (++c < end && may_go_on(v));
+		v->steps += (uint64_t)(c - block->code);
+	} while (may_go_on(v));
+}
+
+static void interpret_run(struct vcpu *v, bool single)
+{
+	if (likely(!single)) {
+		run_blocks(v);
+		return;
+	}
+	run_insn(v, lookup(v)->code, v->mode == MODE_64 ? ~0ull : 0xffffffffu);
+	v->steps++;
+}
+
+static int interpret_vm_init(struct vm *vm)
+{
+	return 0;
+}
+
+static void interpret_vm_deinit(struct vm *vm)
+{
+}
+
+/* A store hit code that somebody decoded: every vCPU looks its block up again before the next instruction. */
+static void interpret_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+	unsigned count = atomic_load(&vm->vcpu_count);
+
+	for (unsigned k = 0; k < count; k++)
+		if (vm->vcpu[k])
+			atomic_store(&vm->vcpu[k]->cont, 0);
+}
+
+const struct engine engine_interpret = {
+	.name = "interpret",
+	.vm_init = interpret_vm_init,
+	.vm_deinit = interpret_vm_deinit,
+	.vcpu_init = decode_cache_new,
+	.vcpu_deinit = decode_cache_free,
+	.run = interpret_run,
+	.code_changed = interpret_code_changed,
+};
