@@ -63,14 +63,29 @@ def make_initrd(out, files):
     return out
 
 
+def module(name, flavour="cloud"):
+    """A kernel module's file."""
+    found = list((GUEST / f"modules-{flavour}").rglob(f"{name}.ko"))
+    if not found:
+        skip(f"the {flavour} kernel has no module {name}")
+    return found[0]
+
+
+def libraries_of(program):
+    """The shared libraries that a program needs, the loader included, by the path at which it looks for them."""
+    listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    return {path: pathlib.Path(path).resolve() for path in re.findall(r"(?:=> |^\s*)(/\S+) \(0x", listing, re.M)}
+
+
 class Vm:
     """One run of a machine. `console` collects all that it printed; `time_limit` is for the whole run, in seconds."""
 
-    def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300):
+    def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300,
+                 qemu_cpu="max,la57=off,smap=off"):
         append = f"console=ttyS0 {append}".strip()
         if engine == "qemu":  # QEMU 7.2 pushes a far call's return address with the kernel's rights: no SMAP
-            command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max,la57=off,smap=off", "-machine", "q35", "-nographic",
-                       "-no-reboot", "-nodefaults", "-serial", "stdio", "-m", mem, "-smp", str(cpus)]
+            command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
+                       "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-m", mem, "-smp", str(cpus)]
             command += ["-kernel", str(kernel), "-append", append] + (["-initrd", str(initrd)] if initrd else [])
         else:
             command = [str(guise), "run", "--engine", engine, "--mem", mem, "--cpus", str(cpus)]
