@@ -434,39 +434,46 @@ static void double_fault(void)
 	default_gate(DF);
 }
 
+/* Values that QEMU 7.2 takes, and dies of or hangs at. */
+static void control_registers_unchecked_by_oracle(void)
+{
+	uint64_t cr4 = READ_REG(cr4);
+
+	TRY_ASM(AT("mov %0, %%cr0"), , "r"((uint64_t)0x80000000)); /* PG without PE */
+	CHECK_FAULT_ERROR(GP, 0);
+	TRY_ASM(AT("mov %0, %%cr4"), , "r"(cr4 & ~0x20ull)); /* PAE off in long mode */
+	CHECK_FAULT_ERROR(GP, 0);
+	TRY_ASM(AT("mov %0, %%cr4"), , "r"(cr4 | 1ull << 31));
+	CHECK_FAULT_ERROR(GP, 0);
+	TRY_ASM(AT("mov %0, %%cr3"), , "r"(READ_REG(cr3) | 1ull << 60));
+	CHECK_FAULT_ERROR(GP, 0);
+	TRY("xor %%edx, %%edx; mov $0xc0000080, %%ecx; rdmsr; and $~0x100, %%eax\n" AT("wrmsr")); /* LME off with PG on */
+	CHECK_FAULT_ERROR(GP, 0);
+}
+
 static void control_registers(void)
 {
-	uint64_t cr4 = READ_REG(cr4), cr0 = READ_REG(cr0);
+	uint64_t cr0 = READ_REG(cr0), word;
 
 	group("control registers");
-	TRY_ASM(AT("mov %0, %%cr0"), , "r"((uint64_t)0x80000000)); /* PG without PE */
-	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
+	if (!is_oracle())
+		control_registers_unchecked_by_oracle();
 	TRY_ASM(AT("mov %0, %%cr0"), , "r"((cr0 & ~(1ull << 30)) | 1 << 29)); /* NW without CD */
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
+	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	WRITE_REG(cr0, cr0);
 	TRY_ASM(AT("mov %0, %%cr0"), , "r"(cr0 | 1ull << 32));
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	TRY_ASM(AT("mov %0, %%cr4"), , "r"(cr4 & ~0x20ull)); /* PAE off in long mode */
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	WRITE_REG(cr4, cr4);
-	TRY_ASM(AT("mov %0, %%cr4"), , "r"(cr4 | 1ull << 31));
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	WRITE_REG(cr4, cr4);
+	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	TRY_ASM(AT("mov %0, %%cr8"), , "r"((uint64_t)16));
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
+	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	TRY_ASM(AT("mov %0, %%cr8"), , "r"((uint64_t)5));
 	CHECK_EQ(READ_REG(cr8), 5);
 	WRITE_REG(cr8, 0);
-	TRY_ASM(AT("mov %0, %%cr3"), , "r"(READ_REG(cr3) | 1ull << 60));
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	TRY("xor %%edx, %%edx; mov $0xc0000080, %%ecx; rdmsr; and $~0x100, %%eax\n" AT("wrmsr")); /* LME off with PG on */
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
 	TRY("mov $0x12345678, %%ecx\n" AT("rdmsr"));
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.error == 0 && trap.rip == here);
+	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	TRY("mov $0xc0000082, %%ecx; mov $0x8000, %%edx; xor %%eax, %%eax\n" AT("wrmsr")); /* LSTAR not canonical */
-	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	asm volatile("smsw %0" : "=r"(cr4));
-	CHECK_EQ(cr4 & 0xffff, cr0 & 0xffff);
+	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
+	asm volatile("smsw %0" : "=r"(word));
+	CHECK_EQ(word & 0xffff, cr0 & 0xffff);
 	TRY_ASM("lmsw %w0", , "r"(0)); /* cannot clear PE */
 	CHECK_EQ(READ_REG(cr0) & 1, 1);
 	WRITE_REG(cr0, cr0);
@@ -491,7 +498,7 @@ static void fetch_limits(void)
 	/* An instruction that runs into a page that is not there: #PF there, RIP at its start. */
 	page[4095] = 0x48;
 	CHECK_EQ(call_catching(page + 4095, 0, 0), 1);
-	CHECK_ERROR(PF, 0);
+	CHECK_ERROR(PF, 0x10);
 	CHECK_EQ(trap.cr2, page + 4096);
 	CHECK_EQ(trap.rip, page + 4095);
 	page[4093] = 0x0f, page[4094] = 0x0b; /* UD2 just before the end: no fetch beyond */
