@@ -43,6 +43,7 @@ extern volatile uint64_t catch_rip, catch_rsp;	   /* where a caught trap continu
 		asm volatile("movq $9f, catch_rip\n\tmovq %%rsp, catch_rsp\n\t" code "\n\t9: movq $0, catch_rip"       \
 			     : outputs : inputs : "memory", "cc", ##__VA_ARGS__);                                      \
 	} while (0)
+#define COMMA ,
 /* Prefix of the instruction that is expected to trap: its address goes to `here`. */
 extern volatile uint64_t here;
 #define AT(insn) "movq $8f, here\n\t8: " insn "\n\t"
