@@ -87,10 +87,12 @@ void quirk(const char *what)
 int verdict(void)
 {
 	put_string(failures ? "FAILED " : "PASSED ");
-	put_decimal(failures);
-	put_string(" of ");
-	put_decimal(checks);
-	put_string("\n");
+	put_decimal(failures ? failures : checks);
+	put_string(failures ? " of " : " checks\n");
+	if (failures) {
+		put_decimal(checks);
+		put_string(" checks\n");
+	}
 	return failures != 0;
 }
 
