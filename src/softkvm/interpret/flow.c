@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Near branches, calls, returns, loops; BOUND. Far transfers are in far.c, interrupts in softint.c. */
+#include "softkvm/interpret/fast.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 
@@ -97,4 +98,58 @@ void op_bound(struct vcpu *v, const struct insn *i)
 
 	if (index < lower || index > upper)
 		raise_exception(v, VEC_BR);
+}
+
+/* --- forms (fast.h), 64-bit mode --- */
+
+/* A relative branch inside one canonical half needs no check. */
+static inline void branch_near(struct vcpu *v, const struct insn *i)
+{
+	uint64_t rip = v->rip + i->imm;
+
+	if (unlikely((rip ^ v->rip) >> 47))
+		branch_check(v, rip);
+	v->rip = rip;
+}
+
+#define JCC_FORM(cc)                                                                                                \
+	static void jcc_##cc(struct vcpu *v, const struct insn *i)                                                    \
+	{                                                                                                             \
+		if (cond(v, cc))                                                                                      \
+			branch_near(v, i);                                                                            \
+	}
+
+JCC_FORM(0)
+JCC_FORM(1)
+JCC_FORM(2)
+JCC_FORM(3)
+JCC_FORM(4)
+JCC_FORM(5)
+JCC_FORM(6)
+JCC_FORM(7)
+JCC_FORM(8)
+JCC_FORM(9)
+JCC_FORM(10)
+JCC_FORM(11)
+JCC_FORM(12)
+JCC_FORM(13)
+JCC_FORM(14)
+JCC_FORM(15)
+
+insn_handler *jcc_form(const struct insn *i)
+{
+	static insn_handler *const form[16] = {jcc_0, jcc_1, jcc_2,  jcc_3,  jcc_4,  jcc_5,  jcc_6,  jcc_7,
+					       jcc_8, jcc_9, jcc_10, jcc_11, jcc_12, jcc_13, jcc_14, jcc_15};
+
+	return form[i->opcode & 15];
+}
+
+static void jmp_near(struct vcpu *v, const struct insn *i)
+{
+	branch_near(v, i);
+}
+
+insn_handler *jmp_form(const struct insn *i)
+{
+	return jmp_near;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Moves between registers, memory and immediates; extensions; single flags; table look-up. */
+#include "softkvm/interpret/fast.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 
@@ -202,4 +203,61 @@ void op_rdseed(struct vcpu *v, const struct insn *i)
 	bool ok = host_rdseed(&value, i->operand[0].size);
 
 	set_random(v, i, ok, value);
+}
+
+/* --- forms (fast.h) --- */
+
+#define MOV_FORM(name, dst_kind, kind, size)                                                                        \
+	static void name(struct vcpu *v, const struct insn *i)                                                        \
+	{                                                                                                             \
+		op_write_as(v, i, 0, dst_kind, size, op_read_as(v, i, 1, kind, size));                                \
+	}
+
+#define MOV_FORMS(size)                                                                                             \
+	MOV_FORM(mov_rr##size, OPK_GPR, OPK_GPR, size)                                                                \
+	MOV_FORM(mov_ri##size, OPK_GPR, OPK_IMM, size)                                                                \
+	MOV_FORM(mov_rm##size, OPK_GPR, OPK_MEM, size)                                                                \
+	MOV_FORM(mov_mr##size, OPK_MEM, OPK_GPR, size)                                                                \
+	MOV_FORM(mov_mi##size, OPK_MEM, OPK_IMM, size)
+
+MOV_FORMS(1)
+MOV_FORMS(4)
+MOV_FORMS(8)
+
+const struct forms mov_forms = {
+	.rr = {mov_rr1, mov_rr4, mov_rr8}, .ri = {mov_ri1, mov_ri4, mov_ri8}, .rm = {mov_rm1, mov_rm4, mov_rm8},
+	.mr = {mov_mr1, mov_mr4, mov_mr8}, .mi = {mov_mi1, mov_mi4, mov_mi8}
+};
+
+#define EXTEND_FORM(name, kind, from, to)                                                                           \
+	static void name(struct vcpu *v, const struct insn *i)                                                        \
+	{                                                                                                             \
+		gpr_write(v, i->operand[0].reg, to, op_read_as(v, i, 1, kind, from));                                 \
+	}
+
+/* A 32-bit result is the 64-bit one, so the destination's size does not matter from 4 up. */
+EXTEND_FORM(movzx_r1, OPK_GPR, 1, 8)
+EXTEND_FORM(movzx_r2, OPK_GPR, 2, 8)
+EXTEND_FORM(movzx_m1, OPK_MEM, 1, 8)
+EXTEND_FORM(movzx_m2, OPK_MEM, 2, 8)
+
+insn_handler *movzx_form(const struct insn *i)
+{
+	bool memory = i->operand[1].kind == OPK_MEM;
+
+	if (i->operand[0].size < 4)
+		return op_movzx;
+	if (i->operand[1].size == 1)
+		return memory ? movzx_m1 : movzx_r1;
+	return memory ? movzx_m2 : movzx_r2;
+}
+
+static void lea_64(struct vcpu *v, const struct insn *i)
+{
+	v->gpr[i->operand[0].reg] = mem_offset(v, i);
+}
+
+insn_handler *lea_form(const struct insn *i)
+{
+	return i->operand[0].size == 8 ? lea_64 : op_lea;
 }

@@ -126,7 +126,7 @@ uint64_t op_read_other(struct vcpu *v, const struct insn *i, const struct operan
 	uint64_t mask = size_mask(i->mem.addr_size);
 
 	switch (o->kind) {
-	case OPK_IMM: /* callers use as many of its low bytes as they operate on */
+	case OPK_IMM:
 	case OPK_REL:
 	case OPK_FAR:
 		return i->imm;

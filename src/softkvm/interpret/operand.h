@@ -36,7 +36,7 @@ static inline int64_t sign_extend(uint64_t value, unsigned size)
 
 static inline uint64_t gpr_read(const struct vcpu *v, unsigned reg, unsigned size)
 {
-	if (unlikely(reg >= REG_AH))
+	if (size == 1 && unlikely(reg >= REG_AH))
 		return (uint8_t)(v->gpr[reg - REG_AH] >> 8);
 	return v->gpr[reg] & size_mask(size);
 }
@@ -194,27 +194,41 @@ static inline void seg_write(struct vcpu *v, unsigned seg, uint64_t offset, unsi
 
 uint64_t op_read_other(struct vcpu *v, const struct insn *i, const struct operand *o);
 
+/*
+ * The `as` forms take kind and size from the caller: with constants they are what a handler made for one form of an
+ * instruction compiles to (forms.h), with the operand's own values they are the general case.
+ */
+static inline __attribute__((always_inline)) uint64_t op_read_as(struct vcpu *v, const struct insn *i, unsigned k,
+								 unsigned kind, unsigned size)
+{
+	if (kind == OPK_GPR)
+		return gpr_read(v, i->operand[k].reg, size);
+	if (kind == OPK_IMM)
+		return i->imm; /* callers use as many of its low bytes as they operate on */
+	if (kind == OPK_MEM)
+		return seg_read(v, i->mem.seg, mem_offset(v, i), size);
+	return op_read_other(v, i, &i->operand[k]);
+}
+
+static inline __attribute__((always_inline)) void op_write_as(struct vcpu *v, const struct insn *i, unsigned k,
+							      unsigned kind, unsigned size, uint64_t value)
+{
+	if (kind == OPK_GPR)
+		gpr_write(v, i->operand[k].reg, size, value);
+	else
+		seg_write(v, i->mem.seg, mem_offset(v, i), size, value);
+}
+
 /* Value of operand k, zero-extended from its size. */
 static inline uint64_t op_read(struct vcpu *v, const struct insn *i, unsigned k)
 {
-	const struct operand *o = &i->operand[k];
-
-	if (o->kind == OPK_GPR)
-		return gpr_read(v, o->reg, o->size);
-	if (o->kind == OPK_MEM)
-		return seg_read(v, i->mem.seg, mem_offset(v, i), o->size);
-	return op_read_other(v, i, o);
+	return op_read_as(v, i, k, i->operand[k].kind, i->operand[k].size);
 }
 
 /* Write operand k (GPR or memory). */
 static inline void op_write(struct vcpu *v, const struct insn *i, unsigned k, uint64_t value)
 {
-	const struct operand *o = &i->operand[k];
-
-	if (o->kind == OPK_GPR)
-		gpr_write(v, o->reg, o->size, value);
-	else
-		seg_write(v, i->mem.seg, mem_offset(v, i), o->size, value);
+	op_write_as(v, i, k, i->operand[k].kind, i->operand[k].size, value);
 }
 
 /*

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Pushes, pops, frames, and the flags register through the stack (SDM volume 2; CLI, STI and POPF tables). */
 #include "softkvm/interpret/attention.h"
+#include "softkvm/interpret/fast.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 
@@ -158,4 +159,32 @@ void op_sti(struct vcpu *v, const struct insn *i)
 	if ((v->rflags & FLAG_VIP) || !(is_v8086(v) ? v->cr4 & CR4_VME : v->cpl == 3 && (v->cr4 & CR4_PVI)))
 		raise_error(v, VEC_GP, 0);
 	v->rflags |= FLAG_VIF;
+}
+
+/* --- forms (fast.h), 64-bit mode --- */
+
+static void push_register(struct vcpu *v, const struct insn *i)
+{
+	uint64_t sp = v->gpr[RSP] - 8;
+
+	seg_write(v, SEG_SS, sp, 8, v->gpr[i->operand[0].reg]);
+	v->gpr[RSP] = sp;
+}
+
+static void pop_register(struct vcpu *v, const struct insn *i)
+{
+	uint64_t value = seg_read(v, SEG_SS, v->gpr[RSP], 8);
+
+	v->gpr[RSP] += 8;
+	v->gpr[i->operand[0].reg] = value;
+}
+
+insn_handler *push_form(const struct insn *i)
+{
+	return i->op_size == 8 && i->operand[0].kind == OPK_GPR ? push_register : op_push;
+}
+
+insn_handler *pop_form(const struct insn *i)
+{
+	return i->op_size == 8 && i->operand[0].kind == OPK_GPR ? pop_register : op_pop;
 }
