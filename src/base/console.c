@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Output path: console_write() appends to a buffer and, if it was empty, sets a timer a millisecond ahead; the loop
+ * then writes the whole burst with one system call. A guest that prints a line byte by byte costs one write.
+ *
+ * Input path: the loop reads no more than the peer has room for. Without room the source's events are turned off until
+ * console_resume_input(). Regular files and /dev/null cannot be watched by epoll; they are read from a timer instead.
+ *
+ * On standard input Ctrl-A is an escape: X quits, ? helps, Ctrl-A sends itself. Terminal settings: no line editing, no
+ * echo, no signals; output processing stays as it is, so that messages of this program keep their line ends.
+ */
+#include "base/console.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+enum { OUT_SIZE = 32768, BURST_NS = 1000000, CTRL_A = 1, INPUT_STEP = 256 };
+
+struct console {
+	struct loop *loop;
+	struct console_peer peer;
+	struct loop_source *in, *flush_timer, *listener;
+	struct loop_source *in_timer; /* instead of `in` for what epoll refuses */
+	int in_fd, out_fd, listen_fd, slave_fd;
+	bool own_fds;	   /* close in_fd (== out_fd) */
+	bool may_lose;	   /* nobody may be reading: drop rather than wait */
+	bool has_escape;   /* Ctrl-A commands */
+	bool after_escape; /* loop's thread */
+	bool is_raw;
+	struct termios saved;
+	char *socket_path;
+	pthread_mutex_t lock; /* protects out, out_count and out_fd; held while writing */
+	uint8_t out[OUT_SIZE];
+	size_t out_count;
+};
+
+static void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+/* Write everything; what cannot be written for good is dropped. Called with the lock held. */
+static void write_out(struct console *c)
+{
+	size_t done = 0;
+
+	while (c->out_fd >= 0 && done < c->out_count) {
+		ssize_t n = write(c->out_fd, c->out + done, c->out_count - done);
+
+		if (n > 0) {
+			done += n;
+		} else if (n < 0 && errno == EAGAIN && !c->may_lose) {
+			struct pollfd p = {.fd = c->out_fd, .events = POLLOUT};
+			poll(&p, 1, -1);
+		} else if (n < 0 && errno != EINTR) {
+			break;
+		}
+	}
+	c->out_count = 0;
+}
+
+void console_flush(struct console *c)
+{
+	pthread_mutex_lock(&c->lock);
+	write_out(c);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void burst_over(void *opaque, uint32_t events)
+{
+	console_flush(opaque);
+}
+
+void console_write(struct console *c, const void *bytes, size_t count)
+{
+	const uint8_t *from = bytes;
+	bool first;
+
+	pthread_mutex_lock(&c->lock);
+	first = !c->out_count && count;
+	while (count) {
+		size_t step = count < OUT_SIZE - c->out_count ? count : OUT_SIZE - c->out_count;
+
+		memcpy(c->out + c->out_count, from, step);
+		c->out_count += step;
+		from += step;
+		count -= step;
+		if (c->out_count == OUT_SIZE)
+			write_out(c);
+	}
+	if (first)
+		loop_set_timer(c->flush_timer, now_ns() + BURST_NS, 0);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void say_help(void)
+{
+	fputs("\nCtrl-A X  end the virtual machine\nCtrl-A ?  this help\nCtrl-A Ctrl-A  send Ctrl-A\n", stderr);
+}
+
+/* Take the escapes out of bytes[]; returns how many are left for the guest. */
+static size_t filter_escapes(struct console *c, uint8_t *bytes, size_t count)
+{
+	size_t kept = 0;
+
+	for (size_t k = 0; k < count; k++) {
+		uint8_t byte = bytes[k];
+
+		if (!c->after_escape && byte == CTRL_A) {
+			c->after_escape = true;
+			continue;
+		}
+		if (!c->after_escape || byte == CTRL_A)
+			bytes[kept++] = byte;
+		else if (byte == 'x' || byte == 'X')
+			c->peer.quit(c->peer.opaque);
+		else if (byte == '?' || byte == 'h')
+			say_help();
+		c->after_escape = false;
+	}
+	return kept;
+}
+
+static void pause_input(struct console *c)
+{
+	if (c->in)
+		loop_set_events(c->in, 0);
+}
+
+static void end_input(struct console *c)
+{
+	loop_del(c->in);
+	loop_del(c->in_timer);
+	c->in = c->in_timer = NULL;
+	if (c->listener) { /* the client left: wait for the next */
+		pthread_mutex_lock(&c->lock);
+		close_fd(&c->in_fd);
+		c->out_fd = -1;
+		pthread_mutex_unlock(&c->lock);
+		loop_set_events(c->listener, EPOLLIN);
+	}
+}
+
+static void input_ready(void *opaque, uint32_t events)
+{
+	struct console *c = opaque;
+	uint8_t bytes[INPUT_STEP];
+	size_t room = c->peer.room ? c->peer.room(c->peer.opaque) : 0;
+	ssize_t n;
+
+	if (!room) {
+		if (events & (EPOLLHUP | EPOLLERR))
+			end_input(c);
+		else
+			pause_input(c);
+		return;
+	}
+	n = read(c->in_fd, bytes, room < INPUT_STEP ? room : INPUT_STEP);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		end_input(c);
+		return;
+	}
+	if (c->has_escape)
+		n = filter_escapes(c, bytes, n);
+	if (n)
+		c->peer.receive(c->peer.opaque, bytes, n);
+	if (c->in_timer && c->peer.room(c->peer.opaque))
+		loop_set_timer(c->in_timer, now_ns(), 0);
+}
+
+void console_resume_input(struct console *c)
+{
+	if (c->in)
+		loop_set_events(c->in, EPOLLIN);
+	else if (c->in_timer)
+		loop_set_timer(c->in_timer, now_ns(), 0);
+}
+
+void console_set_peer(struct console *c, const struct console_peer *peer)
+{
+	c->peer = *peer;
+	console_resume_input(c);
+}
+
+static int watch_input(struct console *c)
+{
+	int err = loop_add(c->loop, c->in_fd, EPOLLIN, input_ready, c, &c->in);
+
+	if (err == -EPERM)
+		err = loop_add_timer(c->loop, input_ready, c, &c->in_timer);
+	return err;
+}
+
+static void make_raw(struct console *c)
+{
+	struct termios raw;
+
+	if (tcgetattr(c->in_fd, &c->saved))
+		return; /* no terminal */
+	raw = c->saved;
+	raw.c_iflag &= ~(ICRNL | INLCR | IGNCR | IXON | ISTRIP | BRKINT);
+	raw.c_lflag &= ~(ICANON | ECHO | ISIG | IEXTEN);
+	raw.c_cc[VMIN] = 1;
+	raw.c_cc[VTIME] = 0;
+	c->is_raw = !tcsetattr(c->in_fd, TCSANOW, &raw);
+}
+
+static int open_stdio(struct console *c, const char *path)
+{
+	c->in_fd = STDIN_FILENO;
+	c->out_fd = STDOUT_FILENO;
+	c->has_escape = true;
+	make_raw(c);
+	return watch_input(c);
+}
+
+static int open_pty(struct console *c, const char *path)
+{
+	struct termios raw;
+	char name[64];
+
+	c->own_fds = c->may_lose = true;
+	c->in_fd = c->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (c->in_fd < 0 || grantpt(c->in_fd) || unlockpt(c->in_fd) || ptsname_r(c->in_fd, name, sizeof(name)))
+		return -errno;
+	c->slave_fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC); /* keeps the pair alive between readers */
+	if (c->slave_fd < 0 || tcgetattr(c->slave_fd, &raw))
+		return -errno;
+	cfmakeraw(&raw);
+	tcsetattr(c->slave_fd, TCSANOW, &raw);
+	log_info("console on %s", name);
+	return watch_input(c);
+}
+
+static void client_arrived(void *opaque, uint32_t events)
+{
+	struct console *c = opaque;
+	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0)
+		return;
+	pthread_mutex_lock(&c->lock);
+	c->in_fd = c->out_fd = fd;
+	pthread_mutex_unlock(&c->lock);
+	loop_set_events(c->listener, 0);
+	if (watch_input(c))
+		end_input(c);
+}
+
+static int open_unix(struct console *c, const char *path)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(addr.sun_path, path);
+	c->own_fds = c->may_lose = true;
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listen_fd < 0 || bind(c->listen_fd, (void *)&addr, sizeof(addr)) || listen(c->listen_fd, 1))
+		return -errno;
+	c->socket_path = strdup(path);
+	return loop_add(c->loop, c->listen_fd, EPOLLIN, client_arrived, c, &c->listener);
+}
+
+static int open_file(struct console *c, const char *path)
+{
+	c->own_fds = true;
+	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	return c->out_fd < 0 ? -errno : 0;
+}
+
+static int open_none(struct console *c, const char *path)
+{
+	return 0;
+}
+
+static const struct backend {
+	const char *prefix;
+	int (*open)(struct console *c, const char *path); /* what follows the prefix */
+} backends[] = {
+	{"stdio", open_stdio}, {"pty", open_pty}, {"unix:", open_unix}, {"file:", open_file}, {"none", open_none},
+};
+
+static const struct backend *find_backend(const char *spec)
+{
+	for (unsigned k = 0; k < sizeof(backends) / sizeof(backends[0]); k++) {
+		size_t len = strlen(backends[k].prefix);
+		bool takes_path = backends[k].prefix[len - 1] == ':';
+
+		if (!strncmp(spec, backends[k].prefix, len) && (takes_path ? spec[len] != 0 : spec[len] == 0))
+			return &backends[k];
+	}
+	return NULL;
+}
+
+int console_open(const char *spec, struct loop *loop, struct console **console, char *error, size_t error_size)
+{
+	const struct backend *backend = find_backend(spec);
+	struct console *c;
+	int err;
+
+	if (!backend) {
+		snprintf(error, error_size, "--console '%s' is none of stdio, pty, unix:PATH, file:PATH, none", spec);
+		return -EINVAL;
+	}
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return -ENOMEM;
+	c->loop = loop;
+	c->in_fd = c->out_fd = c->listen_fd = c->slave_fd = -1;
+	pthread_mutex_init(&c->lock, NULL);
+	err = loop_add_timer(loop, burst_over, c, &c->flush_timer);
+	if (!err)
+		err = backend->open(c, spec + strlen(backend->prefix));
+	if (err) {
+		snprintf(error, error_size, "console %s: %s", spec, strerror(-err));
+		console_close(c);
+		return err;
+	}
+	*console = c;
+	return 0;
+}
+
+void console_close(struct console *c)
+{
+	if (!c)
+		return;
+	console_flush(c);
+	loop_del(c->in);
+	loop_del(c->in_timer);
+	loop_del(c->flush_timer);
+	loop_del(c->listener);
+	if (c->is_raw)
+		tcsetattr(c->in_fd, TCSANOW, &c->saved);
+	if (c->own_fds) {
+		if (c->in_fd != c->out_fd)
+			close_fd(&c->in_fd);
+		close_fd(&c->out_fd);
+	}
+	close_fd(&c->listen_fd);
+	close_fd(&c->slave_fd);
+	if (c->socket_path)
+		unlink(c->socket_path);
+	free(c->socket_path);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
