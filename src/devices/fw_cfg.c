@@ -153,10 +153,11 @@ const struct bus_ops fw_cfg_ops = {fw_cfg_read, fw_cfg_write};
 
 int fw_cfg_add_item(struct fw_cfg *fw, uint16_t key, const void *bytes, size_t size)
 {
-	struct item *item = &fw->item[key];
+	struct item *item;
 
 	if (key >= KEY_COUNT)
 		return -ENOSPC;
+	item = &fw->item[key];
 	if (item->bytes)
 		return -EEXIST;
 	item->bytes = malloc(size ? size : 1);
