@@ -13,7 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { DATA = 0, STATUS = 4 };
 enum { STATUS_OUT_FULL = 1, STATUS_SYSTEM = 4, STATUS_COMMAND = 8, STATUS_UNLOCKED = 0x10, STATUS_TIMEOUT = 0x40 };
 enum { CONFIG_IRQ = 1, CONFIG_SYSTEM = 4, CONFIG_DISABLE = 0x10, CONFIG_TRANSLATE = 0x40 };
 enum { OUT_NOT_RESET = 1, OUT_A20 = 2 };
@@ -172,41 +171,57 @@ static uint8_t pop(struct i8042 *c)
 	return byte;
 }
 
-static uint64_t i8042_read(void *opaque, uint64_t offset, unsigned size)
+static uint64_t data_read(void *opaque, uint64_t offset, unsigned size)
 {
 	struct i8042 *c = opaque;
-	uint8_t value = 0xff;
+	uint8_t value;
 
 	pthread_mutex_lock(&c->lock);
-	if (offset == DATA)
-		value = pop(c);
-	else if (offset == STATUS)
-		value = c->status | (c->count ? STATUS_OUT_FULL : 0);
+	value = pop(c);
 	update_irq(c);
 	pthread_mutex_unlock(&c->lock);
 	return value;
 }
 
-static void i8042_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+static void data_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
 {
 	struct i8042 *c = opaque;
 
 	pthread_mutex_lock(&c->lock);
-	if (offset == STATUS) {
-		c->status |= STATUS_COMMAND;
-		command(c, value);
-	} else if (offset == DATA) {
-		c->status &= ~STATUS_COMMAND;
-		if (c->awaits)
-			parameter(c, value);
-		else
-			keyboard_write(c, value);
-	}
+	c->status &= ~STATUS_COMMAND;
+	if (c->awaits)
+		parameter(c, value);
+	else
+		keyboard_write(c, value);
 	update_irq(c);
 	pthread_mutex_unlock(&c->lock);
 }
 
-const struct bus_ops i8042_ops = {i8042_read, i8042_write};
+const struct bus_ops i8042_data_ops = {data_read, data_write};
+
+static uint64_t status_read(void *opaque, uint64_t offset, unsigned size)
+{
+	struct i8042 *c = opaque;
+	uint8_t value;
+
+	pthread_mutex_lock(&c->lock);
+	value = c->status | (c->count ? STATUS_OUT_FULL : 0);
+	pthread_mutex_unlock(&c->lock);
+	return value;
+}
+
+static void command_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+	struct i8042 *c = opaque;
+
+	pthread_mutex_lock(&c->lock);
+	c->status |= STATUS_COMMAND;
+	command(c, value);
+	update_irq(c);
+	pthread_mutex_unlock(&c->lock);
+}
+
+const struct bus_ops i8042_command_ops = {status_read, command_write};
 
 static uint64_t port92_read(void *opaque, uint64_t offset, unsigned size)
 {

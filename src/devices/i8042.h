@@ -10,7 +10,8 @@ struct i8042;
 /* `reset` is pulled high to reset the machine; `irq` is interrupt 1. */
 int i8042_new(struct i8042 **i8042, const struct irq_wire *irq, const struct irq_wire *reset);
 void i8042_free(struct i8042 *i8042);
-extern const struct bus_ops i8042_ops;	      /* ports 60h to 64h (offsets 0 and 4 are used) */
+extern const struct bus_ops i8042_data_ops;    /* port 60h */
+extern const struct bus_ops i8042_command_ops; /* port 64h */
 extern const struct bus_ops i8042_port92_ops; /* port 92h */
 
 #endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* What the files of machine/ share of a machine. */
+#ifndef GUISE_MACHINE_INTERNAL_H
+#define GUISE_MACHINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/console.h"
+#include "base/loop.h"
+#include "bus/bus.h"
+#include "bus/dma.h"
+#include "bus/pci.h"
+#include "devices/acpi_pm.h"
+#include "devices/fw_cfg.h"
+#include "devices/i8042.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "devices/signals.h"
+#include "kvm/kvm.h"
+#include "machine/boot.h"
+#include "machine/machine.h"
+#include "memory/memory.h"
+
+struct vcpu_thread {
+	struct machine *machine;
+	struct kvm_vcpu *vcpu;
+	unsigned index;
+	pthread_t thread;
+	bool is_started;
+	uint64_t exits; /* its own thread's count */
+};
+
+struct machine {
+	struct machine_config config;
+	struct kvm *kvm;
+	struct kvm_vm *vm;
+	struct loop *loop; /* the main thread's */
+	struct bus *bus;
+	struct dma dma;
+	struct pci_bus *pci;
+
+	struct memory mem;
+	uint8_t *ram;
+	int ram_fd;
+	uint64_t low_ram, high_ram; /* bytes */
+	uint64_t mmio64_base;
+
+	struct console *console;
+	struct serial *serial;
+	struct rtc *rtc;
+	struct i8042 *i8042;
+	struct acpi_pm *pm;
+	struct fw_cfg *fw_cfg;
+	struct signal_port debug_exit, pvpanic;
+
+	struct vcpu_thread cpu[MACHINE_MAX_CPUS];
+
+	/* The end: the first to claim it writes the result, then publishes it by is_ended. */
+	atomic_flag end_claimed;
+	_Atomic bool is_ended;
+	_Atomic bool quit_asked;
+	struct machine_result result;
+};
+
+/* machine.c: end the run; later callers change nothing. Any thread but not in a signal handler. */
+void machine_end(struct machine *m, enum machine_end end, int status, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* load.c: kernel, initrd, command line and tables into memory; registers of vCPU 0. */
+int machine_load(struct machine *m, char *error, size_t error_size);
+
+/* vcpu.c */
+int vcpus_new(struct machine *m, char *error, size_t error_size);
+int vcpus_start(struct machine *m); /* 0/-errno */
+void vcpus_stop(struct machine *m); /* wait until all their threads have ended */
+void vcpus_free(struct machine *m);
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The PC around the vCPUs: machine_new() builds it and loads the kernel, machine_run() runs it to its end.
+ */
+#ifndef GUISE_MACHINE_MACHINE_H
+#define GUISE_MACHINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvm/kvm.h"
+
+enum { MACHINE_MAX_CPUS = 64 };
+
+struct machine_config {
+	const char *name; /* for threads, processes and messages */
+	const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
+	const char *console; /* see base/console.h */
+	const char *mem_dir; /* hugetlbfs mount or other directory for guest RAM, or NULL for a memfd */
+	uint64_t mem_size;   /* bytes */
+	unsigned cpu_count;
+	enum kvm_engine engine;
+	bool populate;	 /* back all of guest RAM with pages before the start */
+	bool debug_exit; /* isa-debug-exit at port F4h */
+};
+
+/* How a run ended. The values are the exit status of `guise run`; they are part of its interface. */
+enum machine_end {
+	MACHINE_POWER_OFF = 0,
+	MACHINE_REFUSED = 1, /* never started */
+	MACHINE_REBOOT = 10,
+	MACHINE_PANIC = 11,
+	MACHINE_TRIPLE_FAULT = 12,
+	MACHINE_ENGINE_ERROR = 13, /* the engine gave up on the guest's state or on an instruction */
+	MACHINE_QUIT = 14,	   /* Ctrl-A X, or a signal */
+	MACHINE_DEBUG_EXIT = 15    /* the status is (value << 1 | 1) & FFh, as other VMMs have it */
+};
+
+struct machine_result {
+	enum machine_end end;
+	int status;	/* for exit() */
+	char text[200]; /* one line: what happened */
+};
+
+struct machine;
+
+/* 0/-errno; `error` says what is wrong in one line. Prints which engine it runs on. */
+int machine_new(const struct machine_config *config, struct machine **machine, char *error, size_t error_size);
+/* Run until the guest or somebody ends it. Call once, on the thread that called machine_new(). */
+void machine_run(struct machine *machine, struct machine_result *result);
+void machine_free(struct machine *machine);
+
+/* End the run as if Ctrl-A X had been typed. Any thread, async-signal-safe. */
+void machine_quit(struct machine *machine);
+/* Press the power button. Any thread. */
+void machine_press_power_button(struct machine *machine);
+
+#endif
