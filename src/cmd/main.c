@@ -1,9 +1,77 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* guise: one program, one file per subcommand (see `commands`). */
+/* guise: one program, one file per subcommand. */
 #include <stdio.h>
+#include <string.h>
 
-int main(void)
+#include "cmd/commands.h"
+
+static const struct command {
+	const char *name;
+	command_fn *fn;
+	const char *help;
+} commands[] = {
+	{"run", cmd_run, "run a virtual machine"},
+	{"check", cmd_check, "say what this host offers and what is missing"},
+	{"version", cmd_version, "print the version"},
+	{"help", cmd_help, "print this"},
+};
+
+static const struct command *find(const char *name)
 {
-	puts("guise");
-	return 0;
+	for (unsigned k = 0; k < sizeof(commands) / sizeof(commands[0]); k++)
+		if (!strcmp(commands[k].name, name))
+			return &commands[k];
+	return NULL;
+}
+
+static void print_help(FILE *out)
+{
+	fputs("Usage: guise COMMAND [OPTION...]\n\n", out);
+	for (unsigned k = 0; k < sizeof(commands) / sizeof(commands[0]); k++)
+		fprintf(out, "  %-10s %s\n", commands[k].name, commands[k].help);
+	fputs("\n'guise COMMAND --help' tells more about one.\n", out);
+}
+
+int usage_error(const char *command, const char *what)
+{
+	fprintf(stderr, "guise %s: %s\nTry 'guise %s --help'.\n", command, what, command);
+	return STATUS_USAGE;
+}
+
+int cmd_help(int argc, char **argv)
+{
+	const struct command *command = argc > 1 ? find(argv[1]) : NULL;
+	char *words[] = {argc > 1 ? argv[1] : argv[0], (char[]){"--help"}, NULL};
+
+	if (command && command->fn != cmd_help)
+		return command->fn(2, words);
+	print_help(stdout);
+	return STATUS_OK;
+}
+
+int cmd_version(int argc, char **argv)
+{
+	printf("guise %s\n", GUISE_VERSION);
+	return STATUS_OK;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *command;
+	const char *name = argc > 1 ? argv[1] : "";
+
+	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
+		name = "help";
+	else if (!strcmp(name, "--version"))
+		name = "version";
+	if (!*name) {
+		print_help(stderr);
+		return STATUS_USAGE;
+	}
+	command = find(name);
+	if (!command) {
+		fprintf(stderr, "guise: no command '%s'; 'guise help' lists them\n", name);
+		return STATUS_USAGE;
+	}
+	return command->fn(argc - 1, argv + 1);
 }

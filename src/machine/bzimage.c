@@ -143,7 +143,7 @@ static int load_whole(struct memory *mem, struct span file, struct span code, ui
 int bzimage_load(struct memory *mem, struct span file, uint64_t low_ram, struct kernel *kernel,
 		 struct boot_message *message)
 {
-	struct span code;
+	struct span code = {NULL, 0};
 	int err = check_header(file, message);
 
 	if (!err)

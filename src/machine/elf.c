@@ -6,13 +6,13 @@
  * Only the program headers are looked at. Memory is fresh and zero, so the part of a segment beyond its file size is
  * already what it must be and stays untouched.
  */
-#include <elf.h>
-#include <errno.h>
-#include <string.h>
-
 #include "base/bytes.h"
 #include "machine/boot.h"
 #include "machine/layout.h"
+
+#include <elf.h> /* last: its PF_* macros would hide x86's */
+#include <errno.h>
+#include <string.h>
 
 enum { XEN_ELFNOTE_PHYS32_ENTRY = 18, MAX_HEADERS = 128 };
 
