@@ -43,10 +43,14 @@ static bool check_node(const char *what, const char *path, const char *if_missin
 
 static void check_kvm(void)
 {
-	if (check_node("KVM", "/dev/kvm",
-		       "load kvm-intel or kvm-amd; in a virtual machine, have nested virtualization switched on"))
-		return;
-	say("", "without it Guise runs on its own engine", NULL);
+	bool there = check_node("KVM", "/dev/kvm", kvm_has_hardware() ? "modprobe kvm-intel or kvm-amd" : NULL);
+
+	if (!kvm_has_hardware())
+		say("Virtualization", "the processor shows neither VMX nor SVM",
+		    there ? "this /dev/kvm is for special guests only; --engine kvm insists"
+			  : "switch it on in the firmware, or nested virtualization in the hypervisor below");
+	if (!there || !kvm_has_hardware())
+		say("", "Guise runs on its own engine", NULL);
 }
 
 static void check_engine(void)

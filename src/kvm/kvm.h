@@ -26,6 +26,7 @@ int kvm_open(enum kvm_engine engine, struct kvm **kvm, const char **why);
 void kvm_close(struct kvm *kvm);
 const char *kvm_engine_name(const struct kvm *kvm); /* "kvm", "translate", ... */
 bool kvm_is_soft(const struct kvm *kvm);
+bool kvm_has_hardware(void); /* does this processor show VMX or SVM? */
 
 int kvm_check_extension(struct kvm *kvm, long cap);
 int kvm_get_supported_cpuid(struct kvm *kvm, struct kvm_cpuid2 *cpuid);

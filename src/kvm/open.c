@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Choosing the engine, and saying why. */
+/*
+ * Choosing the engine, and saying why.
+ *
+ * A kernel may offer /dev/kvm without hardware virtualization (page-table based VMs for guests that know of it).
+ * Ordinary kernels run there badly or not at all, so AUTO passes it by; it is used when asked for by name.
+ */
+#include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kvm/binding.h"
 
@@ -35,13 +42,22 @@ static int open_kernel(struct kvm *kvm, char *reason, size_t size)
 	return 0;
 }
 
+bool kvm_has_hardware(void)
+{
+	unsigned a, b, c, d;
+
+	if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1 << 5)) /* VMX */
+		return true;
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1 << 2); /* SVM */
+}
+
 /* The kernel's KVM if it is there, else the fastest engine of our own. */
 static int open_auto(struct kvm *kvm)
 {
-	char reason[120];
-	int err;
+	char reason[120] = "/dev/kvm is there, but without hardware virtualization";
+	int err = kvm_has_hardware() || access("/dev/kvm", F_OK) ? open_kernel(kvm, reason, sizeof(reason)) : -ENODEV;
 
-	if (!open_kernel(kvm, reason, sizeof(reason))) {
+	if (!err) {
 		snprintf(kvm->why, sizeof(kvm->why), "kvm: /dev/kvm is available");
 		return 0;
 	}
