@@ -14,9 +14,11 @@
 #include "softkvm/interpret/io.h"
 #include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
+#include "softkvm/interpret/attention.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
+#include "softkvm/mmu/watch.h"
 
 
 
@@ -153,6 +155,24 @@ void pio_access(struct vcpu *v, uint16_t port, void *data, unsigned size, bool i
 	leave_for_pio(v, port, size, 1, is_write);
 }
 
+/* I/O breakpoints (DR7.RW = 2 with CR4.DE) trap after the instruction. */
+static void watch_ports(struct vcpu *v, uint16_t port, unsigned size)
+{
+	const uint64_t *dr = debug_registers(v);
+
+	if (likely(!(dr[7] & 0xff)) || !(v->cr4 & CR4_DE))
+		return;
+	for (int n = 0; n < 4; n++) {
+		unsigned len = dr7_len(dr[7], n);
+
+		if (dr7_enabled(dr[7], n) && dr7_rw(dr[7], n) == DR7_RW_IO &&
+		    (dr[n] & ~(uint64_t)(len - 1)) < port + size && port < (dr[n] & ~(uint64_t)(len - 1)) + len) {
+			v->debug_pending |= 1u << n;
+			want_attention(v);
+		}
+	}
+}
+
 uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write, unsigned *count)
 {
 	uint8_t *data = pio_string_buffer(v);
@@ -172,8 +192,9 @@ bool pio_string_done(struct vcpu *v, unsigned *count)
 	return v->io_string_count;
 }
 
-void pio_string_end(struct vcpu *v)
+void pio_string_end(struct vcpu *v, uint16_t port, unsigned size)
 {
+	watch_ports(v, port, size);
 	v->io_string_count = 0;
 }
 
@@ -214,6 +235,7 @@ void op_in(struct vcpu *v, const struct insn *i)
 
 	pio_check(v, port, size);
 	pio_access(v, port, &value, size, false);
+	watch_ports(v, port, size);
 	gpr_write(v, RAX, size, value);
 }
 
@@ -225,6 +247,7 @@ void op_out(struct vcpu *v, const struct insn *i)
 
 	pio_check(v, port, size);
 	pio_access(v, port, &value, size, true);
+	watch_ports(v, port, size);
 }
 
 /* --- the next KVM_RUN --- */

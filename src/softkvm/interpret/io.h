@@ -18,7 +18,7 @@ void pio_check(struct vcpu *v, uint16_t port, unsigned size);
 uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write, unsigned *count);
 /* Did the user just finish a port string for this instruction? Then its *count. */
 bool pio_string_done(struct vcpu *v, unsigned *count);
-void pio_string_end(struct vcpu *v);
+void pio_string_end(struct vcpu *v, uint16_t port, unsigned size);
 
 static inline uint8_t *pio_string_buffer(struct vcpu *v)
 {

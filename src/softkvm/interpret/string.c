@@ -279,7 +279,7 @@ static uint64_t ins_step(struct vcpu *v, const struct insn *i, uint64_t max, boo
 	data = pio_string(v, (uint16_t)v->gpr[RDX], size, port_run(v, gva, size, max), false, &count);
 	for (unsigned k = 0; k < count; k++)
 		seg_write(v, SEG_ES, (to + (uint64_t)(stride(v, size) * k)) & mask, size, host_load(data + k * size, size));
-	pio_string_end(v);
+	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
 	advance(v, i, RDI, size, count);
 	return count;
 }
@@ -304,7 +304,7 @@ static uint64_t outs_step(struct vcpu *v, const struct insn *i, uint64_t max, bo
 				   seg_read(v, i->mem.seg, (from + (uint64_t)(stride(v, size) * k)) & mask, size));
 		pio_string(v, (uint16_t)v->gpr[RDX], size, want, true, &count);
 	}
-	pio_string_end(v);
+	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
 	advance(v, i, RSI, size, count);
 	return count;
 }
