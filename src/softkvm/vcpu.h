@@ -65,7 +65,8 @@ enum vcpu_request {
 	VREQ_TIMER = 1 << 8,	    /* the local APIC's timer may have expired */
 	VREQ_PAUSE = 1 << 9,	    /* stop at the next boundary until released (stop-the-world) */
 	VREQ_TRIPLE_FAULT = 1 << 10,
-	VREQ_MEMORY = 1 << 11	    /* slots or CPUID changed: drop TLBs and decoded code */
+	VREQ_MEMORY = 1 << 11,	    /* slots or CPUID changed: drop TLBs and decoded code */
+	VREQ_UNHALT = 1 << 12	    /* KVM_HC_KICK_CPU: end this or the next HLT */
 };
 
 /* A completed piece of device access of the instruction being (re)executed: see interpret/io.c. */
@@ -120,6 +121,7 @@ struct vcpu {
 	uint8_t shadow_before;			/* the shadow that covers the instruction being executed */
 	uint8_t shadow;				/* KVM_X86_SHADOW_INT_*: STI / MOV SS blocks the next boundary */
 	bool nmi_masked, nmi_injected, halted;
+	bool unhalted;				/* VREQ_UNHALT came */
 	bool irq_waits;				/* an interrupt (or window request) waits for IF, TPR or a shadow */
 	_Atomic uint32_t nmi_pending;		/* 0..2 */
 	uint32_t mp_state;			/* KVM_MP_STATE_* */

@@ -66,11 +66,20 @@ static int serve_requests(struct vcpu *v)
 		lapic_accept_init_sipi(v);
 	if (requests & (VREQ_IRQ | VREQ_NMI | VREQ_TIMER))
 		v->irq_waits = true;
+	if (requests & VREQ_UNHALT)
+		v->unhalted = true;
 	if (requests & VREQ_TRIPLE_FAULT)
 		return exit_with(v, KVM_EXIT_SHUTDOWN);
 	if (requests & VREQ_EXIT)
 		return interrupted(v);
 	return GO_ON;
+}
+
+static void wake(struct vcpu *v)
+{
+	v->halted = false;
+	if (v->mp_state == KVM_MP_STATE_HALTED)
+		v->mp_state = KVM_MP_STATE_RUNNABLE;
 }
 
 /* --- events --- */
@@ -94,7 +103,7 @@ static int deliver_events(struct vcpu *v)
 		v->insn_rip = v->rip;
 		if (!event_inject(v))
 			break;
-		v->halted = false;
+		wake(v);
 	}
 	if (v->run->request_interrupt_window && !v->lapic) {
 		if (window_is_open(v))
@@ -111,6 +120,7 @@ static int sleep_until_event(struct vcpu *v, uint64_t deadline_ns)
 	int err = vcpu_halt(v, deadline_ns);
 
 	lapic_timer_poll(v);
+	pvclock_update_steal(v);
 	v->irq_waits = true;
 	return err == -EINTR ? interrupted(v) : GO_ON;
 }
@@ -125,6 +135,12 @@ static int wait_if_idle(struct vcpu *v, bool *idle)
 		if (!v->lapic) {
 			v->halted = false;
 			return exit_with(v, KVM_EXIT_HLT);
+		}
+		if (v->unhalted) {
+			v->unhalted = false;
+			wake(v);
+			*idle = false;
+			return GO_ON;
 		}
 		v->halted = true;
 		v->mp_state = KVM_MP_STATE_HALTED;
