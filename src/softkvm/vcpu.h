@@ -106,6 +106,7 @@ struct vcpu {
 	uint64_t pat, misc_enable, apic_base, spec_ctrl, debugctl, feature_control, smbase;
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32][4];
+	uint64_t hwcr, de_cfg;			/* AMD's */
 	int64_t tsc_offset;			/* guest TSC = host TSC + offset */
 	uint64_t tsc_adjust;
 	uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_pv_eoi, kvm_async_pf, kvm_async_pf_int,

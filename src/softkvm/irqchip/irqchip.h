@@ -36,6 +36,20 @@ int lapic_msr_write(struct vcpu *v, uint32_t msr, uint64_t value);
 uint64_t lapic_get_cr8(struct vcpu *v);
 void lapic_set_cr8(struct vcpu *v, uint64_t cr8);
 
+/* --- KVM's paravirtual calls --- */
+/*
+ * KVM_HC_SEND_IPI: to the vCPUs whose APIC ids are min_id + n, n the bits set in both bitmap words (64 or, for 32-bit
+ * guests, 32 bits each). How many got it, or -KVM_EINVAL.
+ */
+long lapic_pv_send_ipi(struct vcpu *v, uint64_t bitmap_low, uint64_t bitmap_high, uint32_t min_id, uint32_t icr,
+		       unsigned bits_per_word);
+/* KVM_HC_KICK_CPU: the vCPU leaves HLT without an interrupt. */
+void lapic_pv_kick(struct vm *vm, uint32_t apic_id);
+/* Was this vCPU kicked so? Clears it. The run loop ends HLT then. */
+bool lapic_take_unhalt(struct vcpu *v);
+/* After VREQ_IOAPIC_EOI: the vector for KVM_EXIT_IOAPIC_EOI. */
+uint8_t lapic_ioapic_eoi_vector(struct vcpu *v);
+
 /* --- any thread --- */
 int irqchip_line(struct vm *vm, uint32_t gsi, int level);	/* KVM_IRQ_LINE: 1 delivered, 0 coalesced, <0 -errno */
 int irqchip_msi(struct vm *vm, uint64_t address, uint32_t data); /* KVM_SIGNAL_MSI: likewise */
