@@ -43,8 +43,8 @@ class Row:
         self.parse_attrs(attrs.split())
         if self.sem in ('host', 'host_x87'):
             self.attrs.add('host')
-        if len(self.operands) > 5:
-            self.fail('more than five operands')
+        if len(self.operands) > 6:
+            self.fail('more than six operands')
 
     def fail(self, why):
         sys.exit('%s: %s: %s' % (self.where, self.mnemonic, why))

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include "x86/arch.h"
 
-enum { INSN_MAX_LEN = 15, INSN_MAX_OPERANDS = 5 };
+enum { INSN_MAX_LEN = 15, INSN_MAX_OPERANDS = 6 };
 
 /* What CS and EFER say about code: operand/address size default and encoding rules. */
 enum insn_mode { MODE_16, MODE_32, MODE_64 };
