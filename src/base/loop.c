@@ -28,6 +28,7 @@ struct loop_source {
 struct loop {
 	int epoll_fd, wake_fd;
 	_Atomic bool stopping;
+	pthread_mutex_t running;     /* held around every callback; recursive */
 	pthread_mutex_t lock;	     /* leaf lock */
 	struct loop_source *sources; /* protected by lock; the dead among them are freed by the loop's thread */
 };
@@ -49,6 +50,16 @@ static void wake_seen(void *opaque, uint32_t events)
 		return; /* somebody else's wake-up was read already */
 }
 
+static void init_running(pthread_mutex_t *mutex)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(mutex, &attr);
+	pthread_mutexattr_destroy(&attr);
+}
+
 int loop_new(struct loop **out)
 {
 	struct loop *loop = calloc(1, sizeof(*loop));
@@ -57,6 +68,7 @@ int loop_new(struct loop **out)
 
 	if (!loop)
 		return -ENOMEM;
+	init_running(&loop->running);
 	pthread_mutex_init(&loop->lock, NULL);
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -92,6 +104,7 @@ void loop_free(struct loop *loop)
 		close(loop->epoll_fd);
 	if (loop->wake_fd >= 0)
 		close(loop->wake_fd);
+	pthread_mutex_destroy(&loop->running);
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 }
@@ -147,6 +160,12 @@ void loop_del(struct loop_source *source)
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, source->fd, NULL);
 	atomic_store(&source->dead, true); /* the loop's thread may free it from here on */
 	wake(loop);
+}
+
+void loop_sync(struct loop *loop)
+{
+	pthread_mutex_lock(&loop->running);
+	pthread_mutex_unlock(&loop->running);
 }
 
 int loop_add_timer(struct loop *loop, loop_fn *fn, void *opaque, struct loop_source **source)
@@ -211,8 +230,11 @@ int loop_run(struct loop *loop)
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		for (int k = 0; k < n; k++)
+		for (int k = 0; k < n; k++) {
+			pthread_mutex_lock(&loop->running);
 			dispatch(events[k].data.ptr, events[k].events);
+			pthread_mutex_unlock(&loop->running);
+		}
 		free_dead(loop);
 	}
 	return 0;

@@ -4,7 +4,7 @@
  *
  * Any thread may add, change and delete sources, set timers and stop the loop. Callbacks run on the loop's thread, one
  * at a time. After loop_del() returns no new call of that source starts; a call may still be running if
- * loop_del() was called on another thread, so other threads delete only while the loop is stopped.
+ * loop_del() was called on another thread: loop_sync() waits for it.
  */
 #ifndef GUISE_BASE_LOOP_H
 #define GUISE_BASE_LOOP_H
@@ -23,6 +23,8 @@ void loop_free(struct loop *loop); /* with all its sources */
 int loop_add(struct loop *loop, int fd, uint32_t events, loop_fn *fn, void *opaque, struct loop_source **source);
 void loop_set_events(struct loop_source *source, uint32_t events);
 void loop_del(struct loop_source *source);
+/* Wait until no callback is running (at once on the loop's own thread): after loop_del() and this, its data may go. */
+void loop_sync(struct loop *loop);
 
 /* A timer; fn runs at or after its time. Created disarmed. loop_del() ends it too. */
 int loop_add_timer(struct loop *loop, loop_fn *fn, void *opaque, struct loop_source **source);

@@ -72,6 +72,18 @@ static int set_choice(const struct option_def *def, const char *text, char *erro
 	return -EINVAL;
 }
 
+static int add_to_list(const struct option_def *def, const char *text, char *error, size_t size)
+{
+	struct option_list *list = def->value;
+
+	if (list->count == OPTION_LIST_MAX) {
+		snprintf(error, size, "--%s: more than %d of them", def->name, OPTION_LIST_MAX);
+		return -EINVAL;
+	}
+	list->item[list->count++] = text;
+	return 0;
+}
+
 static int set_value(const struct option_def *def, const char *text, char *error, size_t size)
 {
 	uint64_t n;
@@ -89,6 +101,8 @@ static int set_value(const struct option_def *def, const char *text, char *error
 			return 0;
 		snprintf(error, size, "--%s: '%s' is not a size such as 512M or 2G", def->name, text);
 		return -EINVAL;
+	case OPTION_LIST:
+		return add_to_list(def, text, error, size);
 	case OPTION_UINT:
 		if (!parse_uint(text, &n) && n >= def->min && n <= def->max) {
 			*(unsigned *)def->value = n;

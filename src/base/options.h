@@ -15,7 +15,14 @@ enum option_kind {
 	OPTION_STRING, /* const char **: points into argv */
 	OPTION_SIZE,   /* uint64_t *: bytes, with K, M, G, T (powers of 1024; a bare number counts as MiB) */
 	OPTION_UINT,   /* unsigned *: in [min, max] */
-	OPTION_CHOICE  /* unsigned *: index into `choices` */
+	OPTION_CHOICE, /* unsigned *: index into `choices` */
+	OPTION_LIST    /* struct option_list *: every time the option is given */
+};
+
+enum { OPTION_LIST_MAX = 16 };
+struct option_list {
+	const char *item[OPTION_LIST_MAX]; /* point into argv */
+	unsigned count;
 };
 
 struct option_def {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "cmd/attach.h"
 #include "cmd/commands.h"
 #include "machine/machine.h"
 
@@ -24,7 +25,8 @@ static const char *const engine_names[] = {
 static struct {
 	struct machine_config machine;
 	unsigned engine;
-	bool help, verbose;
+	struct option_list disks, nets;
+	bool no_rng, help, verbose;
 } options = {
 	.machine = {.name = "vm", .console = "stdio", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
 };
@@ -50,6 +52,11 @@ static const struct option_def table[] = {
 	 .help = "keep guest memory in a file there (hugetlbfs)"},
 	{.name = "populate", .kind = OPTION_FLAG, .value = &options.machine.populate,
 	 .help = "give the guest all its memory before the start"},
+	{.name = "disk", .kind = OPTION_LIST, .value = &options.disks, .arg = "FILE[,ro][,serial=S][,queues=N]",
+	 .help = "virtio disk from a raw image or block device; again for more"},
+	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "user[,fwd=tcp:8080:80]|tap=NAME|none[,mac=M][,mtu=N][,queues=N]",
+	 .help = "virtio network card; again for more (user)"},
+	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
 	{.name = "debug-exit", .kind = OPTION_FLAG, .value = &options.machine.debug_exit,
 	 .help = "let the guest end the run through port 0xf4"},
 	{.name = "verbose", .kind = OPTION_FLAG, .value = &options.verbose, .help = "say more on standard error"},
@@ -128,6 +135,10 @@ int cmd_run(int argc, char **argv)
 	if (options.verbose)
 		log_set_level(LOG_DEBUG);
 	options.machine.engine = options.engine;
+	options.machine.rng = !options.no_rng;
+	if (attach_disks(&options.machine, &options.disks, error, sizeof(error)) ||
+	    attach_nets(&options.machine, &options.nets, error, sizeof(error)))
+		return usage_error("run", error);
 	signal(SIGPIPE, SIG_IGN);
 	if (machine_new(&options.machine, &machine, error, sizeof(error))) {
 		log_error("%s", error);

@@ -12,8 +12,11 @@
 #include "bus/dma.h"
 #include "bus/pci.h"
 #include "devices/acpi_pm.h"
+#include "devices/blk.h"
 #include "devices/fw_cfg.h"
 #include "devices/i8042.h"
+#include "devices/net.h"
+#include "devices/rng.h"
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/signals.h"
@@ -21,6 +24,7 @@
 #include "machine/boot.h"
 #include "machine/machine.h"
 #include "memory/memory.h"
+#include "virtio/pci.h"
 
 struct vcpu_thread {
 	struct machine *machine;
@@ -29,6 +33,18 @@ struct vcpu_thread {
 	pthread_t thread;
 	bool is_started;
 	uint64_t exits; /* its own thread's count */
+};
+
+struct machine_blk {
+	struct disk *disk;
+	struct blk *blk;
+	struct virtio_pci *pci;
+};
+
+struct machine_nic {
+	struct port *port;
+	struct net *net;
+	struct virtio_pci *pci;
 };
 
 struct machine {
@@ -54,6 +70,11 @@ struct machine {
 	struct fw_cfg *fw_cfg;
 	struct signal_port debug_exit, pvpanic;
 
+	struct machine_blk blk[MACHINE_MAX_DISKS];
+	struct machine_nic nic[MACHINE_MAX_NETS];
+	struct rng *rng;
+	struct virtio_pci *rng_pci;
+
 	struct vcpu_thread cpu[MACHINE_MAX_CPUS];
 
 	/* The end: the first to claim it writes the result, then publishes it by is_ended. */
@@ -66,6 +87,10 @@ struct machine {
 /* machine.c: end the run; later callers change nothing. Any thread but not in a signal handler. */
 void machine_end(struct machine *m, enum machine_end end, int status, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/* virtio.c: disks, networks, rng. Freed after the vCPUs, before the buses and memory. */
+int virtio_devices_new(struct machine *m, char *error, size_t error_size);
+void virtio_devices_free(struct machine *m);
 
 /* load.c: kernel, initrd, command line and tables into memory; registers of vCPU 0. */
 int machine_load(struct machine *m, char *error, size_t error_size);

@@ -313,6 +313,7 @@ static int (*const steps[])(struct machine *m, char *error, size_t size) = {
 	make_acpi_pm,
 	make_fw_cfg,
 	make_signal_ports, /* pvpanic, isa-debug-exit */
+	virtio_devices_new, /* disks, networks, rng */
 	vcpus_new,
 	machine_load,	   /* ACPI tables, kernel, initrd, registers of the boot vCPU */
 };
@@ -343,6 +344,7 @@ void machine_free(struct machine *m)
 	if (!m)
 		return;
 	vcpus_free(m);
+	virtio_devices_free(m);
 	fw_cfg_free(m->fw_cfg);
 	acpi_pm_free(m->pm);
 	i8042_free(m->i8042);

@@ -12,6 +12,25 @@
 
 enum { MACHINE_MAX_CPUS = 64 };
 
+enum { MACHINE_MAX_DISKS = 16, MACHINE_MAX_NETS = 8, MACHINE_MAX_FORWARDS = 16 };
+
+struct machine_disk { /* virtio-blk */
+	const char *path, *serial; /* serial may be NULL */
+	bool read_only;
+	unsigned n_queues; /* 0: one per vCPU, at most 4 */
+};
+
+struct machine_net { /* virtio-net */
+	enum { MACHINE_NET_USER, MACHINE_NET_TAP } kind;
+	const char *tap; /* interface */
+	const char *forward[MACHINE_MAX_FORWARDS];
+	unsigned n_forwards;
+	bool has_mac;
+	uint8_t mac[6]; /* else derived from the machine's name */
+	uint16_t mtu;	/* 0: 1500 */
+	unsigned n_queues;
+};
+
 struct machine_config {
 	const char *name; /* for threads, processes and messages */
 	const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
@@ -19,6 +38,11 @@ struct machine_config {
 	const char *mem_dir; /* hugetlbfs mount or other directory for guest RAM, or NULL for a memfd */
 	uint64_t mem_size;   /* bytes */
 	unsigned cpu_count;
+	struct machine_disk disk[MACHINE_MAX_DISKS];
+	unsigned n_disks;
+	struct machine_net net[MACHINE_MAX_NETS];
+	unsigned n_nets;
+	bool rng;
 	enum kvm_engine engine;
 	bool populate;	 /* back all of guest RAM with pages before the start */
 	bool debug_exit; /* isa-debug-exit at port F4h */

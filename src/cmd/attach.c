@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* --disk and --net: a first word, then ",key" or ",key=value". */
+#include "cmd/attach.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The next part of *rest, cut off at its comma; NULL at the end. *value: what stands behind '=', or NULL. */
+static char *next_part(char **rest, char **value)
+{
+	char *part = *rest, *comma;
+
+	if (!part)
+		return NULL;
+	comma = strchr(part, ',');
+	*rest = comma ? comma + 1 : NULL;
+	if (comma)
+		*comma = 0;
+	*value = strchr(part, '=');
+	if (*value)
+		*(*value)++ = 0;
+	return part;
+}
+
+static int number(const char *value, unsigned min, unsigned max, unsigned *out)
+{
+	uint64_t n;
+
+	if (!value || parse_uint(value, &n) || n < min || n > max)
+		return -EINVAL;
+	*out = (unsigned)n;
+	return 0;
+}
+
+static int refuse(char *error, size_t size, const char *option, const char *key, const char *value, const char *want)
+{
+	snprintf(error, size, "--%s: '%s%s%s': %s", option, key, value ? "=" : "", value ? value : "", want);
+	return -EINVAL;
+}
+
+static int attach_disk(struct machine_config *config, char *text, char *error, size_t size)
+{
+	struct machine_disk *d = &config->disk[config->n_disks++];
+	char *comma = strchr(text, ','), *rest = comma ? comma + 1 : NULL, *key, *value;
+
+	if (comma)
+		*comma = 0;
+	*d = (struct machine_disk){.path = text}; /* a path may hold '=' */
+	while ((key = next_part(&rest, &value))) {
+		if (!strcmp(key, "ro") && !value)
+			d->read_only = true;
+		else if (!strcmp(key, "serial") && value && strlen(value) <= 20)
+			d->serial = value;
+		else if (strcmp(key, "queues") || number(value, 1, 16, &d->n_queues))
+			return refuse(error, size, "disk", key, value, "not ro, serial=TEXT (20 characters at most) or queues=1..16");
+	}
+	return 0;
+}
+
+int attach_disks(struct machine_config *config, const struct option_list *list, char *error, size_t size)
+{
+	_Static_assert((int)OPTION_LIST_MAX <= (int)MACHINE_MAX_DISKS, "every --disk has a place");
+
+	for (unsigned k = 0; k < list->count; k++) {
+		int err = attach_disk(config, (char *)list->item[k], error, size);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+	unsigned b[6];
+	char rest;
+
+	if (!text || sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &rest) != 6 || b[0] & 1)
+		return false;
+	for (unsigned k = 0; k < 6; k++)
+		mac[k] = (uint8_t)b[k];
+	return true;
+}
+
+static int set_net_key(struct machine_net *n, const char *key, const char *value, char *error, size_t size)
+{
+	unsigned mtu;
+
+	if (!strcmp(key, "mac")) {
+		n->has_mac = parse_mac(value, n->mac);
+		return n->has_mac ? 0 : refuse(error, size, "net", key, value, "not a unicast address such as 52:54:00:12:34:56");
+	}
+	if (!strcmp(key, "mtu")) {
+		if (number(value, 68, 65535, &mtu))
+			return refuse(error, size, "net", key, value, "not a number from 68 to 65535");
+		n->mtu = (uint16_t)mtu;
+		return 0;
+	}
+	if (!strcmp(key, "queues"))
+		return number(value, 1, 16, &n->n_queues) ? refuse(error, size, "net", key, value, "not a number from 1 to 16") : 0;
+	if (!strcmp(key, "fwd") && value && n->kind == MACHINE_NET_USER) {
+		if (n->n_forwards == MACHINE_MAX_FORWARDS)
+			return refuse(error, size, "net", key, value, "too many forwards");
+		n->forward[n->n_forwards++] = value;
+		return 0;
+	}
+	return refuse(error, size, "net", key, value, "not mac=, mtu=, queues= or (with user) fwd=");
+}
+
+static int attach_net(struct machine_config *config, char *text, char *error, size_t size)
+{
+	struct machine_net *n = &config->net[config->n_nets];
+	char *rest = text, *value, *kind = next_part(&rest, &value), *key;
+
+	*n = (struct machine_net){.n_queues = 1};
+	if (!strcmp(kind, "none") && !value && !rest)
+		return 0;
+	if (!strcmp(kind, "tap") && value)
+		n->kind = MACHINE_NET_TAP;
+	else if (strcmp(kind, "user") || value)
+		return refuse(error, size, "net", kind, value, "not user, tap=NAME or none");
+	n->tap = value;
+	config->n_nets++;
+	while ((key = next_part(&rest, &value))) {
+		int err = set_net_key(n, key, value, error, size);
+
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int attach_nets(struct machine_config *config, const struct option_list *list, char *error, size_t size)
+{
+	static char user[] = "user";
+
+	if (!list->count)
+		return attach_net(config, user, error, size);
+	for (unsigned k = 0; k < list->count; k++) {
+		int err;
+
+		if (config->n_nets == MACHINE_MAX_NETS) {
+			snprintf(error, size, "--net: more than %d of them", MACHINE_MAX_NETS);
+			return -EINVAL;
+		}
+		err = attach_net(config, (char *)list->item[k], error, size);
+		if (err)
+			return err;
+	}
+	return 0;
+}

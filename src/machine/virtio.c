@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The machine's virtio devices: each made, put on the PCI bus, and its doorbells served by ioeventfds. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "machine/internal.h"
+
+static int set_doorbell(void *opaque, gpa_t gpa, unsigned size, int fd, bool on)
+{
+	struct machine *m = opaque;
+	struct kvm_ioeventfd io = {.addr = gpa, .len = size, .fd = fd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+
+	return kvm_vm_ioeventfd(m->vm, &io);
+}
+
+static int put_on_bus(struct machine *m, struct virtio_device *device, struct virtio_pci **pci)
+{
+	struct virtio_doorbells doorbells = {set_doorbell, m};
+
+	return virtio_pci_new(m->pci, device, &doorbells, pci);
+}
+
+static int add_disk(struct machine *m, unsigned index, char *error, size_t size)
+{
+	const struct machine_disk *config = &m->config.disk[index];
+	struct machine_blk *d = &m->blk[index];
+	unsigned cpus = m->config.cpu_count < 4 ? m->config.cpu_count : 4;
+	struct blk_config blk = {m->config.name, config->serial, config->n_queues ? config->n_queues : cpus};
+	char why[256];
+	int err = disk_open(config->path, config->read_only ? DISK_READONLY : 0, &d->disk, why, sizeof(why));
+
+	if (err) {
+		snprintf(error, size, "disk %s", why);
+		return err;
+	}
+	err = blk_new(d->disk, &m->dma, &blk, &d->blk);
+	if (!err)
+		err = put_on_bus(m, blk_device(d->blk), &d->pci);
+	if (err)
+		snprintf(error, size, "disk %s: %s", config->path, strerror(-err));
+	return err;
+}
+
+/* Locally administered, the same at every start, different by name and position (FNV-1a). */
+static void derive_mac(const char *name, unsigned index, uint8_t mac[6])
+{
+	uint32_t hash = 2166136261u + index;
+
+	for (; *name; name++)
+		hash = (hash ^ (uint8_t)*name) * 16777619u;
+	memcpy(mac, (uint8_t[]){0x52, 0x54, 0x00, (uint8_t)(hash >> 16), (uint8_t)(hash >> 8), (uint8_t)hash}, 6);
+}
+
+static int add_net(struct machine *m, unsigned index, char *error, size_t size)
+{
+	const struct machine_net *config = &m->config.net[index];
+	struct machine_nic *n = &m->nic[index];
+	struct net_config net = {.owner = m->config.name, .mtu = config->mtu, .n_pairs = config->n_queues};
+	char why[256];
+	int err;
+
+	if (config->kind == MACHINE_NET_TAP)
+		err = port_tap_open(config->tap, config->n_queues, &n->port, why, sizeof(why));
+	else
+		err = port_user_open(m->config.name, config->forward, config->n_forwards, &n->port, why, sizeof(why));
+	if (err) {
+		snprintf(error, size, "network: %s", why);
+		return err;
+	}
+	if (config->has_mac)
+		memcpy(net.mac, config->mac, 6);
+	else
+		derive_mac(m->config.name, index, net.mac);
+	err = net_new(n->port, &m->dma, &net, &n->net);
+	if (!err)
+		err = put_on_bus(m, net_device(n->net), &n->pci);
+	if (err)
+		snprintf(error, size, "network %s: %s%s", n->port->ops->kind, strerror(-err),
+			 net.n_pairs > n->port->n_queues ? " (more queues than it has)" : "");
+	return err;
+}
+
+int virtio_devices_new(struct machine *m, char *error, size_t size)
+{
+	int err = 0;
+
+	for (unsigned k = 0; !err && k < m->config.n_disks; k++)
+		err = add_disk(m, k, error, size);
+	for (unsigned k = 0; !err && k < m->config.n_nets; k++)
+		err = add_net(m, k, error, size);
+	if (err || !m->config.rng)
+		return err;
+	err = rng_new(m->loop, &m->dma, &m->rng);
+	if (!err)
+		err = put_on_bus(m, rng_device(m->rng), &m->rng_pci);
+	if (err)
+		snprintf(error, size, "rng: %s", strerror(-err));
+	return err;
+}
+
+void virtio_devices_free(struct machine *m)
+{
+	rng_free(m->rng);
+	virtio_pci_free(m->rng_pci);
+	for (unsigned k = 0; k < m->config.n_nets; k++) {
+		net_free(m->nic[k].net);
+		virtio_pci_free(m->nic[k].pci);
+		if (m->nic[k].port)
+			m->nic[k].port->ops->close(m->nic[k].port);
+	}
+	for (unsigned k = 0; k < m->config.n_disks; k++) {
+		blk_free(m->blk[k].blk);
+		virtio_pci_free(m->blk[k].pci);
+		disk_close(m->blk[k].disk);
+	}
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * TAP: a network interface of the host kernel. With IFF_VNET_HDR the kernel takes and gives the very header that a
+ * virtio driver uses, so packets pass between guest memory and the kernel in one readv or writev, offloads included.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "net/port.h"
+
+enum { MAX_QUEUES = 16 };
+
+struct tap {
+	struct port port;
+	int fd[MAX_QUEUES];
+	unsigned n_attached; /* queues 0..n_attached-1 take part */
+};
+
+static int tap_send(struct port *port, unsigned queue, const struct port_packet *packets, unsigned n)
+{
+	struct tap *tap = (struct tap *)port;
+
+	for (unsigned k = 0; k < n; k++) {
+		ssize_t sent = writev(tap->fd[queue], packets[k].iov, (int)packets[k].n_iov);
+
+		if (sent < 0 && errno == EAGAIN)
+			return (int)k;
+		if (sent < 0) { /* interface down, malformed offload header...: the packet is lost, as on a wire */
+			port->counters.tx_dropped++;
+			continue;
+		}
+		port->counters.tx_packets++;
+		port->counters.tx_bytes += (uint64_t)sent - PORT_HEADER;
+	}
+	return (int)n;
+}
+
+static int tap_receive(struct port *port, unsigned queue, struct port_packet *packets, unsigned n)
+{
+	struct tap *tap = (struct tap *)port;
+
+	for (unsigned k = 0; k < n; k++) {
+		ssize_t got = readv(tap->fd[queue], packets[k].iov, (int)packets[k].n_iov);
+
+		if (got < 0)
+			return k || errno == EAGAIN || errno == EINTR ? (int)k : -errno;
+		packets[k].bytes = (uint32_t)got;
+		port->counters.rx_packets++;
+		port->counters.rx_bytes += (uint64_t)got - PORT_HEADER;
+	}
+	return (int)n;
+}
+
+static int tap_receive_fd(struct port *port, unsigned queue)
+{
+	return ((struct tap *)port)->fd[queue];
+}
+
+static int tap_set_receive_offloads(struct port *port, unsigned offloads)
+{
+	static const struct {
+		unsigned offload, flag;
+	} map[] = { { PORT_CSUM, TUN_F_CSUM }, { PORT_TSO4, TUN_F_TSO4 }, { PORT_TSO6, TUN_F_TSO6 }, { PORT_ECN, TUN_F_TSO_ECN }, { PORT_UFO, TUN_F_UFO } };
+	unsigned flags = 0;
+
+	for (unsigned k = 0; k < sizeof(map) / sizeof(map[0]); k++)
+		flags |= offloads & map[k].offload ? map[k].flag : 0;
+	return ioctl(((struct tap *)port)->fd[0], TUNSETOFFLOAD, flags) ? -errno : 0;
+}
+
+/* A detached queue gets no packets from the kernel's flow steering. */
+static int tap_set_queues(struct port *port, unsigned n)
+{
+	struct tap *tap = (struct tap *)port;
+
+	for (unsigned k = 0; k < port->n_queues && port->n_queues > 1; k++) {
+		struct ifreq request = { .ifr_flags = (short)(k < n ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE) };
+
+		if ((k < n) != (k < tap->n_attached) && ioctl(tap->fd[k], TUNSETQUEUE, &request))
+			return -errno;
+	}
+	tap->n_attached = n;
+	return 0;
+}
+
+static void tap_close(struct port *port)
+{
+	struct tap *tap = (struct tap *)port;
+
+	for (unsigned k = 0; k < port->n_queues; k++)
+		close(tap->fd[k]);
+	free(tap);
+}
+
+static const struct port_ops tap_ops = {
+	.kind = "tap",
+	.send = tap_send,
+	.receive = tap_receive,
+	.receive_fd = tap_receive_fd,
+	.set_receive_offloads = tap_set_receive_offloads,
+	.set_queues = tap_set_queues,
+	.close = tap_close,
+};
+
+static int open_queue(const char *name, bool multi_queue, const char **step)
+{
+	struct ifreq request = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (multi_queue ? IFF_MULTI_QUEUE : 0)) };
+	int header = PORT_HEADER, fd;
+
+	strncpy(request.ifr_name, name, IFNAMSIZ - 1);
+	*step = "open /dev/net/tun";
+	fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	*step = "attach to the interface (is it there, a TAP, yours, and free?)";
+	if (ioctl(fd, TUNSETIFF, &request))
+		goto fail;
+	*step = "set the header size";
+	if (ioctl(fd, TUNSETVNETHDRSZ, &header))
+		goto fail;
+	*step = "switch offloads off";
+	if (ioctl(fd, TUNSETOFFLOAD, 0))
+		goto fail;
+	return fd;
+fail:
+	header = errno;
+	close(fd);
+	return -header;
+}
+
+int port_tap_open(const char *name, unsigned n_queues, struct port **out, char *why, unsigned why_size)
+{
+	struct tap *tap;
+	const char *step;
+
+	if (!n_queues || n_queues > MAX_QUEUES || !*name || strlen(name) >= IFNAMSIZ) {
+		snprintf(why, why_size, "tap %s: a name of 1 to %d characters and 1 to %d queues, please", name, IFNAMSIZ - 1, MAX_QUEUES);
+		return -EINVAL;
+	}
+	tap = calloc(1, sizeof(*tap));
+	if (!tap)
+		return -ENOMEM;
+	tap->port = (struct port){
+		.ops = &tap_ops,
+		.mtu = 1500,
+		.send_offloads = PORT_CSUM | PORT_TSO4 | PORT_TSO6 | PORT_ECN,
+		.receive_offloads = PORT_CSUM | PORT_TSO4 | PORT_TSO6 | PORT_ECN,
+	};
+	for (unsigned k = 0; k < n_queues; k++) {
+		tap->fd[k] = open_queue(name, n_queues > 1, &step);
+		if (tap->fd[k] < 0) {
+			int err = tap->fd[k];
+
+			snprintf(why, why_size, "tap %s: cannot %s: %s", name, step, strerror(-err));
+			tap_close(&tap->port);
+			return err;
+		}
+		tap->port.n_queues++;
+	}
+	tap->n_attached = n_queues;
+	*out = &tap->port;
+	return 0;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* virtio over PCI (virtio 1.3, 4.1): the modern interface only, MSI-X per queue, a doorbell per queue. */
+#ifndef GUISE_VIRTIO_PCI_H
+#define GUISE_VIRTIO_PCI_H
+
+#include "bus/pci.h"
+#include "virtio/device.h"
+
+/*
+ * Doorbells that the CPU engine serves without an exit: writes of `size` bytes at gpa signal fd. May be absent
+ * (set == NULL): writes then reach the BAR's handler.
+ */
+struct virtio_doorbells {
+	int (*set)(void *opaque, gpa_t gpa, unsigned size, int fd, bool on); /* 0/-errno; vCPU threads */
+	void *opaque;
+};
+
+struct virtio_pci;
+
+/* Put the device on the bus, before the machine runs. 0/-errno. Free it before the bus and after the vCPUs have stopped. */
+int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const struct virtio_doorbells *doorbells,
+		   struct virtio_pci **transport);
+void virtio_pci_free(struct virtio_pci *transport);
+
+#endif
