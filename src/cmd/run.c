@@ -52,10 +52,10 @@ static const struct option_def table[] = {
 	 .help = "keep guest memory in a file there (hugetlbfs)"},
 	{.name = "populate", .kind = OPTION_FLAG, .value = &options.machine.populate,
 	 .help = "give the guest all its memory before the start"},
-	{.name = "disk", .kind = OPTION_LIST, .value = &options.disks, .arg = "FILE[,ro][,serial=S][,queues=N]",
-	 .help = "virtio disk from a raw image or block device; again for more"},
-	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "user[,fwd=tcp:8080:80]|tap=NAME|none[,mac=M][,mtu=N][,queues=N]",
-	 .help = "virtio network card; again for more (user)"},
+	{.name = "disk", .kind = OPTION_LIST, .value = &options.disks, .arg = "FILE[,KEY...]",
+	 .help = "virtio disk: raw image or block device (more below)"},
+	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "KIND[,KEY...]",
+	 .help = "virtio network card: user, tap=NAME or none (user)"},
 	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
 	{.name = "debug-exit", .kind = OPTION_FLAG, .value = &options.machine.debug_exit,
 	 .help = "let the guest end the run through port 0xf4"},
@@ -70,6 +70,10 @@ static void print_help(void)
 	     "Runs a virtual machine until it powers off. Its serial port is the console;\n"
 	     "on the terminal, Ctrl-A X ends the machine and Ctrl-A ? helps.\n");
 	options_help(stdout, table);
+	puts("\n--disk and --net may be given several times. Their keys:\n"
+	     "  --disk FILE[,ro][,serial=TEXT][,queues=N]\n"
+	     "  --net user[,fwd=tcp|udp:[ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=MAC][,mtu=N]\n"
+	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N]");
 	puts("\nExit status:\n"
 	     "  0   the guest powered off\n"
 	     "  1   the machine could not be started\n"
