@@ -15,7 +15,7 @@ typedef uint64_t gpa_t; /* guest physical address */
 enum x86_gpr {
 	RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15,
 	REG_AH, REG_CH, REG_DH, REG_BH,
-	REG_RIP = 0x40, /* as a base register: RIP-relative */
+	BASE_RIP = 0x40, /* as a base register: RIP-relative */
 	REG_NONE = 0xff
 };
 

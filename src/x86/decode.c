@@ -267,7 +267,7 @@ static bool address_32_64(struct decode *d, bool vsib)
 	} else if (vsib) {
 		return false;
 	} else if (rm == 5 && mod == 0) {
-		i->mem.base = i->mode == MODE_64 ? REG_RIP : REG_NONE;
+		i->mem.base = i->mode == MODE_64 ? BASE_RIP : REG_NONE;
 		mod = 2;
 	} else {
 		i->mem.base = rm | (i->rex & 1 ? 8 : 0);

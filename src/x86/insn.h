@@ -46,7 +46,7 @@ struct operand {
 
 struct insn_mem {
 	uint8_t seg;	    /* effective segment, override applied (enum x86_segreg) */
-	uint8_t base;	    /* enum x86_gpr, REG_RIP or REG_NONE */
+	uint8_t base;	    /* enum x86_gpr, BASE_RIP or REG_NONE */
 	uint8_t index;	    /* enum x86_gpr or REG_NONE; VSIB: vector register number */
 	uint8_t scale_log2;
 	uint8_t addr_size;  /* 2, 4 or 8 bytes */

@@ -136,7 +136,7 @@ static int memory_register(ZydisRegister reg)
 	if (reg == ZYDIS_REGISTER_NONE)
 		return REG_NONE;
 	if (reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP)
-		return REG_RIP;
+		return BASE_RIP;
 	return ZydisRegisterGetId(reg);
 }
 

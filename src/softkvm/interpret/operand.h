@@ -90,7 +90,7 @@ static inline uint64_t mem_offset(const struct vcpu *v, const struct insn *i)
 	const struct insn_mem *m = &i->mem;
 	uint64_t ea = (uint64_t)m->disp;
 
-	if (m->base == REG_RIP)
+	if (m->base == BASE_RIP)
 		ea += v->rip;
 	else if (m->base != REG_NONE)
 		ea += v->gpr[m->base];
