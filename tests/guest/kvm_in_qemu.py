@@ -16,6 +16,10 @@ import tempfile
 
 import vm
 
+# SMAP: QEMU 7.2 pushes a far call's return address with the kernel's rights. XSAVE: its SVM does not intercept XSETBV, so
+# that the kernel in the inner guest finds CPUID and XCR0 at odds.
+QEMU_CPU = "max,la57=off,smap=off,xsave=off"
+
 SCRIPT = """#!/bin/sh
 export LD_LIBRARY_PATH=/lib GUISE_TEST_ENGINE=kvm
 ls -l /dev/kvm
@@ -57,7 +61,7 @@ def test():
         files |= {f"n/{path.name}": path for path in programs}
         initrd = vm.make_initrd(scratch / "outer", files)
         with vm.Vm(guise, "qemu", kernel, initrd, "quiet mods=irqbypass,kvm,kvm-amd run=/bin/nested", cpus=int(cpus),
-                   mem="1536M", time_limit=1200, qemu_cpu="max,la57=off") as outer:
+                   mem="1536M", time_limit=1200, qemu_cpu=QEMU_CPU) as outer:
             outer.wait_for("=run=")
             inner = outer.wait_for("=ran ")
             vm.expect("guise's exit status", outer.wait_for("=\n"), "0")
@@ -69,8 +73,9 @@ def test():
             outer.end()
     # TCG, which plays the processor, has no alignment checks
     got = [line.replace("unaligned with AC nothing", "unaligned with AC SIGBUS") for line in inner_results(inner)]
-    vm.expect("results", got, host[:host.find("WORK DONE")].splitlines())
-    bad = vm.bad_lines(inner)
+    vm.expect_same("results", got, host[:host.find("WORK DONE")].splitlines())
+    # nor does it keep the TSCs of its processors together
+    bad = [line for line in vm.bad_lines(inner) if "TSCs unsynchronized" not in line]
     if bad:
         raise vm.Failure("the inner kernel's log complains:\n" + "\n".join(bad))
     print(f"a guest on the kernel's KVM with {cpus} vCPUs, and {len(programs)} test programs")

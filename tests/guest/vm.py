@@ -4,6 +4,7 @@
 Used by the guest tests. The engine "qemu" starts QEMU's TCG instead of guise: it shows that a test asks only for what
 any right machine gives.
 """
+import difflib
 import os
 import pathlib
 import re
@@ -159,6 +160,13 @@ class Vm:
 
 def bad_lines(log):
     return [line for line in log.splitlines() if BAD_LOG.search(line) and not HARMLESS_LOG.search(line)]
+
+
+def expect_same(what, ours, wanted):
+    """Two lists of lines."""
+    lines = list(difflib.unified_diff(wanted, ours, "wanted", "got", lineterm=""))
+    if lines:
+        raise Failure(f"{what} differ:\n" + "\n".join(lines))
 
 
 def expect(what, got, wanted):
