@@ -65,8 +65,7 @@ enum vcpu_request {
 	VREQ_TIMER = 1 << 8,	    /* the local APIC's timer may have expired */
 	VREQ_PAUSE = 1 << 9,	    /* stop at the next boundary until released (stop-the-world) */
 	VREQ_TRIPLE_FAULT = 1 << 10,
-	VREQ_MEMORY = 1 << 11,	    /* slots or CPUID changed: drop TLBs and decoded code */
-	VREQ_UNHALT = 1 << 12	    /* KVM_HC_KICK_CPU: end this or the next HLT */
+	VREQ_IOAPIC_EOI = 1 << 11   /* split irqchip: leave with KVM_EXIT_IOAPIC_EOI (lapic_ioapic_eoi_vector) */
 };
 
 /* A completed piece of device access of the instruction being (re)executed: see interpret/io.c. */
@@ -111,6 +110,8 @@ struct vcpu {
 	uint64_t tsc_adjust;
 	uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_pv_eoi, kvm_async_pf, kvm_async_pf_int,
 		kvm_poll_control;
+	const void *steal_thread;		/* steal time: whose CPU time was read, NULL: not counting */
+	uint64_t steal_wall_ns, steal_cpu_ns;
 
 	/* Event state (SDM volume 3, chapter 6; mirrors struct kvm_vcpu_events) */
 	bool exception_pending, exception_has_error, exception_injected;
@@ -152,6 +153,7 @@ struct vcpu {
 
 	/* Subsystems */
 	struct vm *vm;
+	struct vcpu_api *api;			/* api/: handle state: run area fds, ioctl lock, signal mask */
 	struct lapic *lapic;			/* irqchip/, NULL without in-kernel irqchip */
 	struct mmu *mmu;			/* mmu/ */
 	struct decode_cache *decode;		/* interpret/ */
@@ -166,7 +168,12 @@ struct vcpu {
 	uint64_t exits, steps;			/* counters */
 };
 
-enum vcpu_run_state { VCPU_OUTSIDE, VCPU_RUNNING, VCPU_HALTED };
+enum vcpu_run_state {
+	VCPU_OUTSIDE, /* not in KVM_RUN */
+	VCPU_RUNNING, /* may touch guest memory and the VM's tables */
+	VCPU_HALTED,  /* asleep in vcpu_halt(), touches nothing */
+	VCPU_PAUSED   /* held by vm_stop(), touches nothing */
+};
 
 /* --- leaving an instruction (interpret/leave.c); vCPU thread only --- */
 
@@ -178,7 +185,10 @@ _Noreturn void vcpu_restart(struct vcpu *v);
 /* Leave KVM_RUN: v->run is filled, the instruction restarts (or io completes) on the next KVM_RUN. */
 _Noreturn void vcpu_leave(struct vcpu *v);
 
-/* --- asking for attention (api/kick.c); any thread --- */
+/*
+ * --- asking for attention (api/kick.c); any thread, async-signal-safe ---
+ * Sets the bits, makes translated code and the inner loop stop soon, wakes the vCPU if it is halted.
+ */
 void vcpu_kick(struct vcpu *v, uint32_t request_bits);
 
 #endif

@@ -12,7 +12,7 @@
 #include "memory/memory.h"
 #include "softkvm/vcpu.h"
 
-enum { VM_MAX_VCPUS = 64, VM_MAX_SLOTS = 509 };
+enum { VM_MAX_VCPUS = 64, VM_MAX_VCPU_ID = 255, VM_MAX_SLOTS = 509, ROUTING_MAX_GSI = 4096, MCE_BANKS = 32 };
 
 struct engine; /* softkvm/engine.h */
 struct irqchip;
@@ -28,6 +28,23 @@ struct vm {
 	pthread_mutex_t lock;		/* ioctls that change the VM; taken before any lock of irqchip/ */
 	pthread_mutex_t split_lock;	/* locked accesses that cross a page or line: one at a time */
 	_Atomic int refs;		/* VM fd, vCPU fds */
+	struct irqfds *irqfds;		/* api/irqfd.c, NULL until the first KVM_IRQFD */
+	struct timers *timers;		/* irqchip/timer.c: the thread "guise-timer" */
+	uint8_t *coalesced_ring;	/* api/iobus.c: one page, shared by all run areas */
+	int coalesced_ring_fd;
+
+	/* Set by ioctls under `lock` before the first vCPU runs, or constants of the VM. */
+	uint32_t tsc_khz;		/* what new vCPUs get */
+	uint32_t boot_cpu_id;
+	uint32_t dirty_log_manual;	/* KVM_DIRTY_LOG_* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	bool split_irqchip;		/* local APICs here, PIC and I/O APIC in user space */
+	uint32_t split_gsi_count;	/* I/O APIC pins reserved for user space */
+	bool x2apic_ids_32bit;		/* KVM_X2APIC_API_USE_32BIT_IDS */
+	bool x2apic_no_broadcast_quirk; /* KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK */
+	bool exception_payload;		/* KVM_CAP_EXCEPTION_PAYLOAD */
+	bool triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
+	uint32_t disabled_exits;	/* KVM_X86_DISABLE_EXITS_* */
+	uint64_t tss_addr, identity_map_addr;
 };
 
 #endif

@@ -21,8 +21,17 @@ int softkvm_open(const char *engine, struct softkvm **system);
 long softkvm_ioctl(struct softkvm *handle, unsigned long request, uintptr_t arg, struct softkvm **child);
 /* The vCPU's kvm_run area (KVM_GET_VCPU_MMAP_SIZE bytes), shared, owned by the handle. NULL for other handles. */
 void *softkvm_run_area(struct softkvm *vcpu);
-/* memfd behind the run area, for callers that must mmap it themselves (preload). -errno for other handles. */
+/*
+ * For callers that must mmap the run area themselves (preload): the memfd behind its first two pages, and the one
+ * behind its last page, the coalesced ring that all vCPUs of a VM share. -errno for other handles.
+ */
 int softkvm_run_fd(struct softkvm *vcpu);
+int softkvm_ring_fd(struct softkvm *vm_or_vcpu);
+/*
+ * A signal handler ran, or is about to, on the calling thread: if it is inside KVM_RUN that returns -EINTR soon.
+ * For preload's wrapper of handlers. Async-signal-safe.
+ */
+void softkvm_signal_arrived(void);
 /* Make a running KVM_RUN return -EINTR soon, as a signal would. Any thread, async-signal-safe. */
 void softkvm_kick(struct softkvm *vcpu);
 /* Guest RAM was written behind the vCPUs' backs (DMA): decoded code there is dropped. Any thread. */

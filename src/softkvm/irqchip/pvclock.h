@@ -20,11 +20,16 @@ void pvclock_free(struct vm *vm);
  */
 int pvclock_msr_write(struct vcpu *v, uint32_t msr, uint64_t value);
 int pvclock_msr_read(struct vcpu *v, uint32_t msr, uint64_t *value);
-/* On VREQ_CLOCK, after a TSC change, and on each entry to KVM_RUN: bring the guest's pages up to date. */
+/* On VREQ_CLOCK and after a change of the TSC: bring the guest's clock page up to date. */
 void pvclock_update(struct vcpu *v);
-/* The host's scheduler took time from this vCPU since the last call: called on entry to KVM_RUN and after halts. */
-void pvclock_update_steal(struct vcpu *v);
-
+/*
+ * Steal time. start/stop: the vCPU's thread begins and ceases to want to run (KVM_RUN begins, ends). sleep/wake: the
+ * same around a halt, during which other vCPUs may leave a TLB flush for us. While VCPU_RUNNING only.
+ */
+void pvclock_steal_start(struct vcpu *v);
+void pvclock_steal_stop(struct vcpu *v);
+void pvclock_sleep(struct vcpu *v);
+void pvclock_wake(struct vcpu *v);
 /* KVM_KVMCLOCK_CTRL: tell the guest that it was stopped, so that its watchdogs do not bark. -EINVAL: no clock page. */
 int pvclock_guest_stopped(struct vcpu *v);
 

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A vCPU's life, KVM_RUN, and the ioctls that are not about its state (those are in state.c, events.c).
+ *
+ * The run area is three pages: struct kvm_run, data of port I/O, and the coalesced ring, which belongs to the VM and
+ * appears in every run area. The first two are a memfd, so another process's mmap of "the vCPU" can show them.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "softkvm/api/cpuid_list.h"
+#include "softkvm/api/handle.h"
+#include "softkvm/api/kick.h"
+#include "softkvm/api/msr_list.h"
+#include "softkvm/api/reset.h"
+#include "softkvm/api/usercopy.h"
+#include "softkvm/engine.h"
+#include "softkvm/fpu.h"
+#include "softkvm/interpret/cpuid.h"
+#include "softkvm/interpret/msr.h"
+#include "softkvm/interpret/run.h"
+#include "softkvm/irqchip/irqchip.h"
+#include "softkvm/irqchip/pvclock.h"
+#include "softkvm/irqchip/state.h"
+#include "softkvm/mmu/mmu.h"
+
+/* The vCPU whose KVM_RUN the calling thread is in: for signal handlers. */
+static _Thread_local struct vcpu *_Atomic running_here;
+
+void softkvm_signal_arrived(void)
+{
+	struct vcpu *v = running_here;
+
+	if (v)
+		vcpu_kick(v, VREQ_EXIT);
+}
+
+/* --- life --- */
+
+static void run_area_free(struct vcpu *v)
+{
+	if (v->run)
+		munmap(v->run, RUN_AREA_PAGES * PAGE_SIZE);
+	if (v->api->run_fd >= 0)
+		close(v->api->run_fd);
+}
+
+static int run_area_new(struct vcpu *v)
+{
+	size_t own = RUN_RING_PAGE * PAGE_SIZE;
+	uint8_t *area;
+
+	v->api->run_fd = memfd_create("guise-vcpu", MFD_CLOEXEC);
+	if (v->api->run_fd < 0 || ftruncate(v->api->run_fd, (off_t)own))
+		return -errno;
+	area = mmap(NULL, RUN_AREA_PAGES * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (area == MAP_FAILED)
+		return -errno;
+	v->run = (struct kvm_run *)area;
+	if (mmap(area, own, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, v->api->run_fd, 0) == MAP_FAILED ||
+	    mmap(area + own, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 v->vm->coalesced_ring_fd, 0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+/* Undo vcpu_create() from any point of it; the vCPU is not running. */
+void vcpu_destroy(struct vcpu *v)
+{
+	if (v->vm->engine->vcpu_deinit)
+		v->vm->engine->vcpu_deinit(v);
+	mmu_deinit(v);
+	lapic_free(v);
+	fpu_deinit(v);
+	run_area_free(v);
+	pthread_mutex_destroy(&v->api->lock);
+	free(v->cpuid);
+	free(v->feature);
+	free(v->api);
+	free(v);
+}
+
+static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id)
+{
+	struct vcpu *v = aligned_alloc(PAGE_SIZE, (sizeof(*v) + PAGE_SIZE - 1) & PAGE_MASK);
+
+	if (!v)
+		return NULL;
+	memset(v, 0, sizeof(*v));
+	v->api = calloc(1, sizeof(*v->api));
+	v->cpuid = cpuid_list_new();
+	if (!v->api || !v->cpuid) {
+		free(v->api);
+		free(v->cpuid);
+		free(v);
+		return NULL;
+	}
+	v->cpuid->nent = 0;
+	v->api->run_fd = -1;
+	v->api->tsc_khz = vm->tsc_khz;
+	pthread_mutex_init(&v->api->lock, NULL);
+	v->vm = vm;
+	v->id = id;
+	v->index = vm->vcpu_count;
+	v->cont = 1;
+	return v;
+}
+
+static bool has_vcpu(const struct vm *vm, uint32_t id)
+{
+	for (unsigned i = 0; i < vm->vcpu_count; i++)
+		if (vm->vcpu[i]->id == id)
+			return true;
+	return false;
+}
+
+int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
+{
+	struct vcpu *v;
+	int err;
+
+	if (vm->vcpu_count == VM_MAX_VCPUS)
+		return -EINVAL;
+	if (has_vcpu(vm, id))
+		return -EEXIST;
+	v = vcpu_alloc(vm, id);
+	if (!v)
+		return -ENOMEM;
+	err = run_area_new(v);
+	if (!err)
+		err = fpu_init(v);
+	if (!err && vm->irqchip)
+		err = lapic_new(v);
+	if (!err)
+		err = mmu_init(v);
+	if (!err && vm->engine->vcpu_init)
+		err = vm->engine->vcpu_init(v);
+	if (!err)
+		err = cpuid_changed(v);
+	if (err) {
+		vcpu_destroy(v);
+		return err;
+	}
+	vcpu_power_on(v);
+	vm->vcpu[v->index] = v;
+	atomic_store(&vm->vcpu_count, v->index + 1);
+	*out = v;
+	return 0;
+}
+
+/* --- KVM_RUN --- */
+
+/* A signal that KVM_SET_SIGNAL_MASK lets through is pending already: KVM_RUN does not begin. */
+static bool wanted_signal_pending(const struct vcpu_api *api)
+{
+	sigset_t pending;
+
+	sigpending(&pending);
+	for (int sig = 1; sig < NSIG; sig++)
+		if (sigismember(&pending, sig) == 1 && sigismember(&api->sigmask, sig) == 0)
+			return true;
+	return false;
+}
+
+static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	struct vcpu *v = h->vcpu;
+	sigset_t outside;
+	long ret;
+
+	v->api->has_run = true;
+	if (v->api->sigmask_set) {
+		if (wanted_signal_pending(v->api)) {
+			v->run->exit_reason = KVM_EXIT_INTR;
+			return -EINTR;
+		}
+		pthread_sigmask(SIG_SETMASK, &v->api->sigmask, &outside);
+	}
+	running_here = v;
+	ret = vcpu_run(v);
+	running_here = NULL;
+	if (v->api->sigmask_set)
+		pthread_sigmask(SIG_SETMASK, &outside, NULL);
+	return ret;
+}
+
+/* NULL: no mask. Otherwise a length that must be the kernel's sigset_t, and that. */
+static long set_signal_mask(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	struct vcpu_api *api = h->vcpu->api;
+	struct kvm_signal_mask header;
+	uint64_t mask;
+
+	api->sigmask_set = false;
+	if (!arg)
+		return 0;
+	if (copy_in(&header, arg, sizeof(header)))
+		return -EFAULT;
+	if (header.len != sizeof(mask))
+		return -EINVAL;
+	if (copy_in(&mask, arg + sizeof(header), sizeof(mask)))
+		return -EFAULT;
+	sigemptyset(&api->sigmask);
+	for (int sig = 1; sig <= 64; sig++)
+		if (mask >> (sig - 1) & 1)
+			sigaddset(&api->sigmask, sig);
+	api->sigmask_set = true;
+	return 0;
+}
+
+/* --- CPUID, MSRs --- */
+
+/* Linear addresses of 48 or 57 bits only, if told at all. */
+static bool is_cpuid_sane(const struct kvm_cpuid2 *list)
+{
+	for (uint32_t i = 0; i < list->nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &list->entries[i];
+		uint32_t bits = e->eax >> 8 & 0xff;
+
+		if (e->function == 0x80000008 && bits != 48 && bits != 57 && bits != 0)
+			return false;
+	}
+	return true;
+}
+
+static long replace_cpuid(struct vcpu *v, struct kvm_cpuid2 *list)
+{
+	struct kvm_cpuid2 *old = v->cpuid;
+	size_t size = sizeof(*list) + list->nent * sizeof(*list->entries);
+	long ret = 0;
+
+	if (v->api->has_run) { /* only the same once more */
+		if (list->nent != old->nent || memcmp(list, old, size))
+			ret = -EINVAL;
+		free(list);
+		return ret;
+	}
+	if (!is_cpuid_sane(list)) {
+		free(list);
+		return -EINVAL;
+	}
+	v->cpuid = list;
+	ret = cpuid_changed(v);
+	if (ret) {
+		v->cpuid = old;
+		free(list);
+		return ret;
+	}
+	free(old);
+	return 0;
+}
+
+static long set_cpuid(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	struct kvm_cpuid2 *list;
+	long ret = cpuid_list_in_old(arg, &list);
+
+	return ret ? ret : replace_cpuid(h->vcpu, list);
+}
+
+static long set_cpuid2(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	struct kvm_cpuid2 *list;
+	long ret = cpuid_list_in(arg, &list);
+
+	return ret ? ret : replace_cpuid(h->vcpu, list);
+}
+
+static long get_cpuid2(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return cpuid_list_out(arg, h->vcpu->cpuid);
+}
+
+static int get_msr(void *vcpu, uint32_t index, uint64_t *value)
+{
+	return msr_get(vcpu, index, value, true);
+}
+
+static int set_msr(void *vcpu, uint32_t index, uint64_t *value)
+{
+	return msr_set(vcpu, index, *value, true);
+}
+
+static long get_msrs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return msr_list_io(arg, get_msr, h->vcpu, true);
+}
+
+static long set_msrs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return msr_list_io(arg, set_msr, h->vcpu, false);
+}
+
+/* --- clocks --- */
+
+/* The TSC runs at the host's rate; a rate within the kernel's tolerance of 250 ppm counts as that. */
+static long set_tsc_khz(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	uint64_t host = h->vm->tsc_khz, tolerance = host * 250 / 1000000;
+
+	if (!arg)
+		arg = host;
+	if (arg < host - tolerance || arg > host + tolerance)
+		return -EINVAL;
+	h->vcpu->api->tsc_khz = (uint32_t)arg;
+	return 0;
+}
+
+static long get_tsc_khz(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return h->vcpu->api->tsc_khz;
+}
+
+static long kvmclock_ctrl(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return pvclock_guest_stopped(h->vcpu);
+}
+
+static long tsc_attr_check(const struct kvm_device_attr *attr)
+{
+	return attr->group == KVM_VCPU_TSC_CTRL && attr->attr == KVM_VCPU_TSC_OFFSET ? 0 : -ENXIO;
+}
+
+static long has_attr(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return tsc_attr_check(data);
+}
+
+static long get_attr(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	const struct kvm_device_attr *attr = data;
+	long ret = tsc_attr_check(attr);
+
+	return ret ? ret : copy_out(attr->addr, &h->vcpu->tsc_offset, sizeof(h->vcpu->tsc_offset));
+}
+
+static long set_attr(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	const struct kvm_device_attr *attr = data;
+	long ret = tsc_attr_check(attr);
+
+	if (!ret)
+		ret = copy_in(&h->vcpu->tsc_offset, attr->addr, sizeof(h->vcpu->tsc_offset));
+	if (!ret)
+		vcpu_kick(h->vcpu, VREQ_CLOCK);
+	return ret;
+}
+
+/* --- the rest --- */
+
+static long translate(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	struct kvm_translation *t = data;
+	bool writable = false, user = false;
+	gpa_t gpa = UINT64_MAX;
+
+	t->valid = mmu_translate_debug(h->vcpu, t->linear_address, &gpa, &writable, &user);
+	t->physical_address = t->valid ? gpa : UINT64_MAX;
+	t->writeable = 1; /* as the kernel's KVM: only `valid` is worked out */
+	t->usermode = 0;
+	return 0;
+}
+
+/* TPR accesses need no report: they are handled here. The kernel refuses nothing either. */
+static long tpr_access_reporting(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return 0;
+}
+
+static long vcpu_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return -EINVAL; /* none of those offered is per vCPU */
+}
+
+const struct ioctl_row vcpu_ioctls[] = {
+	{KVM_RUN, "KVM_RUN", HANDLE_VCPU, ARG_ZERO, run},
+	{KVM_SET_SIGNAL_MASK, "KVM_SET_SIGNAL_MASK", HANDLE_VCPU, 0, set_signal_mask},
+	{KVM_SET_CPUID, "KVM_SET_CPUID", HANDLE_VCPU, 0, set_cpuid},
+	{KVM_SET_CPUID2, "KVM_SET_CPUID2", HANDLE_VCPU, 0, set_cpuid2},
+	{KVM_GET_CPUID2, "KVM_GET_CPUID2", HANDLE_VCPU, 0, get_cpuid2},
+	{KVM_GET_MSRS, "KVM_GET_MSRS", HANDLE_VCPU, 0, get_msrs},
+	{KVM_SET_MSRS, "KVM_SET_MSRS", HANDLE_VCPU, LOCK_VM, set_msrs},
+	{KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", HANDLE_VCPU, 0, set_tsc_khz},
+	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VCPU, ARG_ZERO, get_tsc_khz},
+	{KVM_KVMCLOCK_CTRL, "KVM_KVMCLOCK_CTRL", HANDLE_VCPU, LOCK_VM, kvmclock_ctrl},
+	{KVM_HAS_DEVICE_ATTR, "KVM_HAS_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, has_attr},
+	{KVM_GET_DEVICE_ATTR, "KVM_GET_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, get_attr},
+	{KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, set_attr},
+	{KVM_TRANSLATE, "KVM_TRANSLATE", HANDLE_VCPU, ARG_IN | ARG_OUT | LOCK_VM, translate},
+	{KVM_TPR_ACCESS_REPORTING, "KVM_TPR_ACCESS_REPORTING", HANDLE_VCPU, ARG_IN | ARG_OUT, tpr_access_reporting},
+	{KVM_ENABLE_CAP, "KVM_ENABLE_CAP", HANDLE_VCPU, ARG_IN, vcpu_enable_cap},
+	{0},
+};
