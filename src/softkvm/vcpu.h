@@ -65,7 +65,9 @@ enum vcpu_request {
 	VREQ_TIMER = 1 << 8,	    /* the local APIC's timer may have expired */
 	VREQ_PAUSE = 1 << 9,	    /* stop at the next boundary until released (stop-the-world) */
 	VREQ_TRIPLE_FAULT = 1 << 10,
-	VREQ_IOAPIC_EOI = 1 << 11   /* split irqchip: leave with KVM_EXIT_IOAPIC_EOI (lapic_ioapic_eoi_vector) */
+	VREQ_MEMORY = 1 << 11,	    /* slots or CPUID changed: drop TLBs and decoded code */
+	VREQ_UNHALT = 1 << 12,	    /* KVM_HC_KICK_CPU: end this or the next HLT */
+	VREQ_IOAPIC_EOI = 1 << 13   /* split irqchip: leave with KVM_EXIT_IOAPIC_EOI (lapic_ioapic_eoi_vector) */
 };
 
 /* A completed piece of device access of the instruction being (re)executed: see interpret/io.c. */

@@ -5,7 +5,6 @@
 #ifndef GUISE_SOFTKVM_API_HANDLE_H
 #define GUISE_SOFTKVM_API_HANDLE_H
 
-#include <signal.h>
 #include <stdbool.h>
 
 #include "softkvm/api/softkvm.h"
@@ -13,6 +12,13 @@
 
 /* KVM_X86_GET_MCE_CAP_SUPPORTED: MCG_CTL_P, MCG_SER_P */
 #define MCG_CAP_SUPPORTED (1ull << 8 | 1ull << 24)
+
+/* What KVM_SET_GUEST_DEBUG takes. */
+enum {
+	GUESTDBG_OFFERED = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP |
+			   KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP |
+			   KVM_GUESTDBG_BLOCKIRQ
+};
 
 enum handle_kind { HANDLE_SYSTEM = 1, HANDLE_VM = 2, HANDLE_VCPU = 4 }; /* bits: a row may serve several */
 
@@ -27,8 +33,7 @@ struct softkvm {
 struct vcpu_api {
 	pthread_mutex_t lock; /* one ioctl at a time; held for the whole of KVM_RUN. Before vm->lock. */
 	int run_fd;	      /* memfd of the first two pages of the run area */
-	bool sigmask_set;
-	sigset_t sigmask;     /* KVM_SET_SIGNAL_MASK: what is blocked inside KVM_RUN */
+	struct run_mask *run_mask; /* KVM_SET_SIGNAL_MASK; NULL: none */
 	uint32_t tsc_khz;
 	bool has_run;	      /* CPUID may not change any more */
 };

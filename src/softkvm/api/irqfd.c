@@ -15,12 +15,12 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "softkvm/api/eventfd.h"
 #include "softkvm/irqchip/chip.h"
 
@@ -112,18 +112,6 @@ static int watch(struct irqfds *all, int fd, uint64_t key)
 	return epoll_ctl(all->epoll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 
-static int start_thread(struct irqfds *all)
-{
-	sigset_t every, before;
-	int err;
-
-	sigfillset(&every);
-	pthread_sigmask(SIG_SETMASK, &every, &before);
-	err = pthread_create(&all->thread, NULL, irqfd_thread, all);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -err;
-}
-
 static int irqfds_new(struct vm *vm)
 {
 	struct irqfds *all = calloc(1, sizeof(*all));
@@ -138,7 +126,7 @@ static int irqfds_new(struct vm *vm)
 	pthread_mutex_init(&all->lock, NULL);
 	err = all->epoll_fd < 0 || all->stop_fd < 0 ? -errno : watch(all, all->stop_fd, 0);
 	if (!err)
-		err = start_thread(all);
+		err = thread_start(&all->thread, "guise", "irqfd", irqfd_thread, all);
 	if (!err) {
 		vm->irqfds = all;
 		return 0;

@@ -83,6 +83,7 @@ uint32_t vcpu_take_requests(struct vcpu *v)
 void vcpu_enter(struct vcpu *v)
 {
 	set_run_state(v, VCPU_RUNNING);
+	vcpu_pause_point(v); /* nothing of the VM is touched before it may be */
 }
 
 void vcpu_exit(struct vcpu *v)
@@ -97,7 +98,7 @@ int vcpu_halt(struct vcpu *v, uint64_t deadline_ns)
 	set_run_state(v, VCPU_HALTED);
 	if (!atomic_load(&v->requests))
 		err = futex_wait_until(&v->run_state, VCPU_HALTED, deadline_ns);
-	set_run_state(v, VCPU_RUNNING);
+	vcpu_enter(v);
 	return err == -EINTR ? -EINTR : 0;
 }
 

@@ -9,7 +9,10 @@
 
 /* --- the vCPU's own thread, called by the run loop --- */
 
-/* Entering KVM_RUN's loop (to VCPU_RUNNING) and leaving it (to VCPU_OUTSIDE). Look at requests after entering. */
+/*
+ * Entering KVM_RUN's loop (to VCPU_RUNNING, unless vm_stop() is at work: then after it) and leaving it (to
+ * VCPU_OUTSIDE). Look at requests after entering.
+ */
 void vcpu_enter(struct vcpu *v);
 void vcpu_exit(struct vcpu *v);
 /*

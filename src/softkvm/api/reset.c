@@ -6,6 +6,7 @@
 
 #include <linux/kvm.h>
 
+#include "softkvm/api/handle.h"
 #include "softkvm/fpu.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/tsc.h"
@@ -18,6 +19,7 @@
 #define DR7_AT_RESET	     0x400
 #define MISC_ENABLE_AT_RESET 1 /* fast strings */
 #define SMBASE_AT_RESET	     0x30000
+#define DE_CFG_AT_RESET	     2 /* AMD: LFENCE is serialising */
 
 static void reset_segments(struct vcpu *v)
 {
@@ -83,9 +85,12 @@ void vcpu_power_on(struct vcpu *v)
 	v->misc_enable = MISC_ENABLE_AT_RESET;
 	v->smbase = SMBASE_AT_RESET;
 	v->spec_ctrl = v->debugctl = v->feature_control = 0;
-	v->tsc_offset = -(int64_t)host_tsc();
+	v->tsc_offset = v->vm->vcpu_count ? v->vm->vcpu[0]->tsc_offset : -(int64_t)host_tsc(); /* all alike */
 	v->tsc_adjust = 0;
 	v->kvm_poll_control = 1;
+	v->mcg_cap = 10 | MCG_CAP_SUPPORTED;
+	v->hwcr = 0;
+	v->de_cfg = DE_CFG_AT_RESET;
 	v->mp_state = v->id == v->vm->boot_cpu_id || !v->lapic ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
 	v->apic_base = 0xfee00000 | (v->id == v->vm->boot_cpu_id ? 1 << 8 : 0) | (v->lapic ? 1 << 11 : 0);
 	fpu_reset(v);
@@ -98,7 +103,7 @@ void vcpu_registers_replaced(struct vcpu *v)
 	if (v->efer & EFER_LMA && v->seg[SEG_CS].attr & SEG_L)
 		v->mode = MODE_64;
 	else
-		v->mode = v->seg[SEG_CS].attr & SEG_DB ? MODE_32 : MODE_16;
+		v->mode = v->seg[SEG_CS].attr & SEG_DB && !(v->rflags & FLAG_VM) ? MODE_32 : MODE_16;
 	if (!(v->cr0 & CR0_PE))
 		v->cpl = 0;
 	else if (v->rflags & FLAG_VM)
@@ -107,4 +112,6 @@ void vcpu_registers_replaced(struct vcpu *v)
 		v->cpl = (v->seg[SEG_SS].attr & SEG_DPL) >> SEG_DPL_SHIFT;
 	mmu_flush_all(v);
 	mmu_mode_changed(v);
+	mmu_cr3_loaded(v, 0, false);
+	mmu_cpl_changed(v);
 }

@@ -102,7 +102,7 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 		old_gpa = old->gpa;
 		old_size = old->size;
 	}
-	vm_stop(vm, VREQ_TLB_FLUSH);
+	vm_stop(vm, VREQ_MEMORY);
 	err = memory_set_slot(&vm->mem, &slot);
 	if (!err) {
 		if (old_size && vm->engine->code_changed)

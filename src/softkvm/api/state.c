@@ -9,9 +9,11 @@
 #include "softkvm/api/handle.h"
 #include "softkvm/api/reset.h"
 #include "softkvm/api/state_rows.h"
+#include "softkvm/interpret/cpuid.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/state.h"
 #include "softkvm/mmu/mmu.h"
+#include "softkvm/mmu/watch.h"
 #include "x86/insn.h"
 
 /* --- general registers --- */
@@ -99,18 +101,6 @@ static void segments_in(struct vcpu *v, const struct kvm_sregs2 *in)
 
 /* --- system registers: struct kvm_sregs2 is kvm_sregs with PDPTEs in place of the interrupt bitmap --- */
 
-static bool has_cpuid_bit(const struct vcpu *v, uint32_t function, int reg, unsigned bit)
-{
-	for (uint32_t i = 0; i < v->cpuid->nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &v->cpuid->entries[i];
-		const uint32_t out[4] = {e->eax, e->ebx, e->ecx, e->edx};
-
-		if (e->function == function && !e->index)
-			return out[reg] >> bit & 1;
-	}
-	return false;
-}
-
 static bool is_cr4_valid(const struct vcpu *v, uint64_t cr4)
 {
 	uint64_t known = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
@@ -119,15 +109,15 @@ static bool is_cr4_valid(const struct vcpu *v, uint64_t cr4)
 	const struct {
 		uint64_t bit;
 		uint32_t function;
-		int reg; /* EAX, EBX, ECX, EDX */
+		enum cpuid_reg reg;
 		unsigned feature;
 	} needs[] = {
-		{CR4_OSXSAVE, 1, 2, 26}, {CR4_PCIDE, 1, 2, 17}, {CR4_FSGSBASE, 7, 1, 0}, {CR4_SMEP, 7, 1, 7},
-		{CR4_SMAP, 7, 1, 20},	 {CR4_UMIP, 7, 2, 2},	{CR4_PKE, 7, 2, 3},	 {CR4_LA57, 7, 2, 16},
+		{CR4_OSXSAVE, 1, CPUID_ECX, 26}, {CR4_PCIDE, 1, CPUID_ECX, 17}, {CR4_FSGSBASE, 7, CPUID_EBX, 0}, {CR4_SMEP, 7, CPUID_EBX, 7},
+		{CR4_SMAP, 7, CPUID_EBX, 20},	 {CR4_UMIP, 7, CPUID_ECX, 2},	{CR4_PKE, 7, CPUID_ECX, 3},	 {CR4_LA57, 7, CPUID_ECX, 16},
 	};
 
 	for (unsigned i = 0; i < sizeof(needs) / sizeof(*needs); i++)
-		if (!has_cpuid_bit(v, needs[i].function, needs[i].reg, needs[i].feature))
+		if (!cpuid_has(v, needs[i].function, 0, needs[i].reg, needs[i].feature))
 			known &= ~needs[i].bit;
 	return !(cr4 & ~known);
 }
@@ -290,7 +280,7 @@ static long set_debugregs(struct softkvm *h, void *data, uintptr_t arg, struct s
 	memcpy(h->vcpu->dr, in->db, sizeof(in->db));
 	h->vcpu->dr[6] = in->dr6;
 	h->vcpu->dr[7] = in->dr7;
-	mmu_flush_all(h->vcpu); /* pages with data breakpoints are kept out of the soft TLB */
+	mmu_watch_update(h->vcpu);
 	return 0;
 }
 
@@ -307,10 +297,10 @@ static long set_guest_debug(struct softkvm *h, void *data, uintptr_t arg, struct
 		v->exception_vector = in->control & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP;
 		v->exception_payload = 0;
 	}
-	v->guest_debug = in->control & KVM_GUESTDBG_ENABLE ? in->control & KVM_GUESTDBG_VALID_BITS : 0;
+	v->guest_debug = in->control & KVM_GUESTDBG_ENABLE ? in->control & GUESTDBG_OFFERED : 0;
 	for (int i = 0; i < 8; i++)
 		v->debug_dr[i] = v->guest_debug & KVM_GUESTDBG_USE_HW_BP ? in->arch.debugreg[i] : 0;
-	mmu_flush_all(v);
+	mmu_watch_update(v);
 	return 0;
 }
 

@@ -6,7 +6,6 @@
  * appears in every run area. The first two are a memfd, so another process's mmap of "the vCPU" can show them.
  */
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +16,7 @@
 #include "softkvm/api/kick.h"
 #include "softkvm/api/msr_list.h"
 #include "softkvm/api/reset.h"
+#include "softkvm/api/run_mask.h"
 #include "softkvm/api/usercopy.h"
 #include "softkvm/engine.h"
 #include "softkvm/fpu.h"
@@ -29,7 +29,7 @@
 #include "softkvm/mmu/mmu.h"
 
 /* The vCPU whose KVM_RUN the calling thread is in: for signal handlers. */
-static _Thread_local struct vcpu *_Atomic running_here;
+static _Thread_local struct vcpu *volatile running_here;
 
 void softkvm_signal_arrived(void)
 {
@@ -80,6 +80,7 @@ void vcpu_destroy(struct vcpu *v)
 	pthread_mutex_destroy(&v->api->lock);
 	free(v->cpuid);
 	free(v->feature);
+	free(v->api->run_mask);
 	free(v->api);
 	free(v);
 }
@@ -154,37 +155,24 @@ int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
 
 /* --- KVM_RUN --- */
 
-/* A signal that KVM_SET_SIGNAL_MASK lets through is pending already: KVM_RUN does not begin. */
-static bool wanted_signal_pending(const struct vcpu_api *api)
-{
-	sigset_t pending;
-
-	sigpending(&pending);
-	for (int sig = 1; sig < NSIG; sig++)
-		if (sigismember(&pending, sig) == 1 && sigismember(&api->sigmask, sig) == 0)
-			return true;
-	return false;
-}
-
 static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	struct vcpu *v = h->vcpu;
-	sigset_t outside;
+	struct run_mask *mask = v->api->run_mask;
 	long ret;
 
 	v->api->has_run = true;
-	if (v->api->sigmask_set) {
-		if (wanted_signal_pending(v->api)) {
-			v->run->exit_reason = KVM_EXIT_INTR;
-			return -EINTR;
-		}
-		pthread_sigmask(SIG_SETMASK, &v->api->sigmask, &outside);
+	if (mask && run_mask_signal_waits(mask)) {
+		v->run->exit_reason = KVM_EXIT_INTR;
+		return -EINTR;
 	}
 	running_here = v;
+	if (mask)
+		run_mask_enter(mask);
 	ret = vcpu_run(v);
+	if (mask)
+		run_mask_leave(mask);
 	running_here = NULL;
-	if (v->api->sigmask_set)
-		pthread_sigmask(SIG_SETMASK, &outside, NULL);
 	return ret;
 }
 
@@ -193,22 +181,22 @@ static long set_signal_mask(struct softkvm *h, void *data, uintptr_t arg, struct
 {
 	struct vcpu_api *api = h->vcpu->api;
 	struct kvm_signal_mask header;
-	uint64_t mask;
+	struct run_mask *mask = NULL;
+	uint64_t blocked;
 
-	api->sigmask_set = false;
-	if (!arg)
-		return 0;
-	if (copy_in(&header, arg, sizeof(header)))
-		return -EFAULT;
-	if (header.len != sizeof(mask))
-		return -EINVAL;
-	if (copy_in(&mask, arg + sizeof(header), sizeof(mask)))
-		return -EFAULT;
-	sigemptyset(&api->sigmask);
-	for (int sig = 1; sig <= 64; sig++)
-		if (mask >> (sig - 1) & 1)
-			sigaddset(&api->sigmask, sig);
-	api->sigmask_set = true;
+	if (arg) {
+		if (copy_in(&header, arg, sizeof(header)))
+			return -EFAULT;
+		if (header.len != sizeof(blocked))
+			return -EINVAL;
+		if (copy_in(&blocked, arg + sizeof(header), sizeof(blocked)))
+			return -EFAULT;
+		mask = run_mask_new(blocked);
+		if (!mask)
+			return -ENOMEM;
+	}
+	free(api->run_mask);
+	api->run_mask = mask;
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 
 #include "softkvm/api/state_rows.h"
 #include "softkvm/fpu.h"
+#include "softkvm/interpret/cpuid.h"
 
 struct legacy_area {
 	uint16_t fcw, fsw;
@@ -129,14 +130,8 @@ long set_xsave(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **ch
 
 bool is_xcr0_valid(const struct vcpu *v, uint64_t xcr0)
 {
-	uint64_t offered = XSTATE_X87 | XSTATE_SSE;
+	uint64_t offered = cpuid_xcr0_mask(v) | XSTATE_X87 | XSTATE_SSE;
 
-	for (uint32_t i = 0; i < v->cpuid->nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &v->cpuid->entries[i];
-
-		if (e->function == 0xd && e->index == 0)
-			offered = e->eax | (uint64_t)e->edx << 32;
-	}
 	if (!(xcr0 & XSTATE_X87) || xcr0 & ~offered)
 		return false;
 	return !(xcr0 & XSTATE_AVX) || xcr0 & XSTATE_SSE;

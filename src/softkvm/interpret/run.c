@@ -68,6 +68,10 @@ static int serve_requests(struct vcpu *v)
 		v->irq_waits = true;
 	if (requests & VREQ_UNHALT)
 		v->unhalted = true;
+	if (requests & VREQ_IOAPIC_EOI) {
+		v->run->eoi.vector = lapic_ioapic_eoi_vector(v);
+		return exit_with(v, KVM_EXIT_IOAPIC_EOI);
+	}
 	if (requests & VREQ_TRIPLE_FAULT)
 		return exit_with(v, KVM_EXIT_SHUTDOWN);
 	if (requests & VREQ_EXIT)
@@ -90,10 +94,10 @@ static bool has_event(const struct vcpu *v)
 	       atomic_load_explicit(&v->nmi_pending, memory_order_relaxed);
 }
 
-/* May the user inject an interrupt by KVM_INTERRUPT now? Only meaningful without in-kernel interrupt controllers. */
-static bool window_is_open(const struct vcpu *v)
+/* May the user inject an interrupt by KVM_INTERRUPT now? Only where the PIC is the user's. */
+static bool window_is_open(struct vcpu *v)
 {
-	return !v->lapic && (v->rflags & FLAG_IF) && !v->shadow && !v->irq_injected && !v->exception_pending;
+	return lapic_accepts_user_interrupt(v) && (v->rflags & FLAG_IF) && !v->shadow && !v->irq_injected && !v->exception_pending;
 }
 
 static int deliver_events(struct vcpu *v)
@@ -105,7 +109,7 @@ static int deliver_events(struct vcpu *v)
 			break;
 		wake(v);
 	}
-	if (v->run->request_interrupt_window && !v->lapic) {
+	if (v->run->request_interrupt_window && lapic_accepts_user_interrupt(v)) {
 		if (window_is_open(v))
 			return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
 		v->irq_waits = true;
@@ -117,10 +121,12 @@ static int deliver_events(struct vcpu *v)
 
 static int sleep_until_event(struct vcpu *v, uint64_t deadline_ns)
 {
-	int err = vcpu_halt(v, deadline_ns);
+	int err;
 
+	pvclock_sleep(v);
+	err = vcpu_halt(v, deadline_ns);
+	pvclock_wake(v);
 	lapic_timer_poll(v);
-	pvclock_update_steal(v);
 	v->irq_waits = true;
 	return err == -EINTR ? interrupted(v) : GO_ON;
 }
@@ -262,10 +268,8 @@ static void import_run(struct vcpu *v)
 		lapic_set_cr8(v, v->run->cr8);
 	if (v->io_pending)
 		io_complete(v);
-	if (v->lapic) {
-		lapic_timer_poll(v);
-		pvclock_update_steal(v);
-	}
+	pvclock_steal_start(v);
+	lapic_timer_poll(v);
 	v->irq_waits = true;
 }
 
@@ -288,6 +292,7 @@ int vcpu_run(struct vcpu *v)
 	import_run(v);
 	r = run_loop(v);
 	export_run(v);
+	pvclock_steal_stop(v);
 	vcpu_exit(v);
 	v->exits++;
 	return r;

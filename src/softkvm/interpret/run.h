@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/*
- * The run loop: what KVM_RUN does.
- */
 #ifndef GUISE_SOFTKVM_INTERPRET_RUN_H
 #define GUISE_SOFTKVM_INTERPRET_RUN_H
 
 #include "softkvm/vcpu.h"
 
-/* Run until something needs the user: 0 with v->run filled, -EINTR, or another -errno. The vCPU's own thread. */
+/*
+ * KVM_RUN: run the vCPU until an exit. 0: v->run->exit_reason says why; -EINTR: kicked or signalled. Called by the
+ * vCPU's thread with the vCPU's ioctls locked out.
+ */
 int vcpu_run(struct vcpu *v);
 
 #endif

@@ -17,6 +17,8 @@ void lapic_reset(struct vcpu *v, bool init);
 /* --- vCPU thread, at an instruction boundary --- */
 /* Is an external interrupt (local APIC or PIC through LINT0) deliverable, IF aside? Cheap when nothing pends. */
 bool irqchip_has_interrupt(struct vcpu *v);
+/* Does a PIC of the user's (no irqchip here, or the split one) find this vCPU ready to take its next interrupt? */
+bool lapic_accepts_user_interrupt(struct vcpu *v);
 /* Acknowledge it: its vector; -1 if none is left. */
 int irqchip_ack(struct vcpu *v);
 /* INIT/SIPI pending: updates mp_state and registers. */
@@ -45,8 +47,6 @@ long lapic_pv_send_ipi(struct vcpu *v, uint64_t bitmap_low, uint64_t bitmap_high
 		       unsigned bits_per_word);
 /* KVM_HC_KICK_CPU: the vCPU leaves HLT without an interrupt. */
 void lapic_pv_kick(struct vm *vm, uint32_t apic_id);
-/* Was this vCPU kicked so? Clears it. The run loop ends HLT then. */
-bool lapic_take_unhalt(struct vcpu *v);
 /* After VREQ_IOAPIC_EOI: the vector for KVM_EXIT_IOAPIC_EOI. */
 uint8_t lapic_ioapic_eoi_vector(struct vcpu *v);
 

@@ -109,6 +109,13 @@ static bool has_extint(struct vcpu *v)
 	return pending && lapic_accepts_extint(v);
 }
 
+bool lapic_accepts_user_interrupt(struct vcpu *v)
+{
+	if (!v->lapic)
+		return true;
+	return v->vm->split_irqchip && lapic_accepts_extint(v) && atomic_load(&v->lapic->extint_vector) < 0;
+}
+
 int lapic_queue_extint(struct vcpu *v, uint8_t vector)
 {
 	int32_t none = -1;
@@ -158,11 +165,6 @@ int irqchip_ack(struct vcpu *v)
 	vector_clear(a, APIC_IRR, (unsigned)vector);
 	pv_eoi_offer(v, vector);
 	return vector;
-}
-
-bool lapic_take_unhalt(struct vcpu *v)
-{
-	return v->lapic && atomic_exchange(&v->lapic->pv_unhalted, false);
 }
 
 /* --- end of interrupt --- */
@@ -655,7 +657,6 @@ void lapic_reset(struct vcpu *v, bool init)
 		lapic_set_reg(a, APIC_LVT0, APIC_EXTINT << 8);
 	a->pv_eoi_pending = false;
 	atomic_store(&a->esr_pending, 0);
-	atomic_store(&a->pv_unhalted, false);
 	atomic_store(&a->extint_vector, -1);
 	if (!init)
 		atomic_store(&a->pending, 0);

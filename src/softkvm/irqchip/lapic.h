@@ -43,7 +43,6 @@ struct lapic {
 	/* Any thread */
 	_Atomic uint32_t pending;	 /* LAPIC_PENDING_* */
 	_Atomic uint32_t sipi_vector;
-	_Atomic bool pv_unhalted;	 /* KVM_HC_KICK_CPU came */
 	_Atomic uint64_t alarm_ns;	 /* when the timer thread shall kick; UINT64_MAX: never */
 	_Atomic int32_t extint_vector;	 /* split irqchip: KVM_INTERRUPT's vector, -1: none */
 	_Atomic uint64_t mode_base;	 /* copy of v->apic_base for senders */

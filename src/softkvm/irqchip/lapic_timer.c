@@ -33,7 +33,7 @@ static uint64_t divider(const struct lapic *a)
 {
 	uint32_t tdcr = lapic_reg(a, APIC_TDCR);
 
-	return 1ull << (((tdcr & 3) | (tdcr & 8) >> 1) + 1 & 7);
+	return 1ull << ((((tdcr & 3) | (tdcr & 8) >> 1) + 1) & 7);
 }
 
 static void set_alarm(struct vcpu *v, uint64_t due_ns)

@@ -9,6 +9,7 @@
  */
 #include "softkvm/irqchip/lapic.h"
 
+#include <errno.h>
 #include <linux/kvm_para.h>
 
 #include "softkvm/irqchip/chip.h"
@@ -241,9 +242,7 @@ void lapic_pv_kick(struct vm *vm, uint32_t apic_id)
 	for (unsigned i = 0; i < count; i++) {
 		struct vcpu *v = vm->vcpu[i];
 
-		if (!v->lapic || v->id != apic_id)
-			continue;
-		atomic_store(&v->lapic->pv_unhalted, true);
-		vcpu_kick(v, VREQ_IRQ);
+		if (v->id == apic_id)
+			vcpu_kick(v, VREQ_UNHALT);
 	}
 }

@@ -35,7 +35,7 @@ struct pit {
 
 static struct pit *pit_of(struct vm *vm)
 {
-	return vm->irqchip ? atomic_load(&vm->irqchip->pit) : NULL;
+	return atomic_load(&vm->irqchip->pit);
 }
 
 /* --- a channel, by its load time --- */
@@ -154,7 +154,7 @@ static void tick_acked(struct vm *vm, struct ack_notifier *self)
 static void expire(struct vm *vm, uint64_t now)
 {
 	struct pit *p = pit_of(vm);
-	uint64_t alarm = p->alarm_ns, n = 1;
+	uint64_t alarm = atomic_load(&p->alarm_ns), n = 1;
 
 	if (p->period_ns) {
 		n += (now - alarm) / p->period_ns;

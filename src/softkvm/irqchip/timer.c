@@ -14,12 +14,12 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/thread.h"
 #include "softkvm/irqchip/chip.h"
 #include "softkvm/irqchip/lapic.h"
 #include "softkvm/irqchip/tsc.h"
@@ -112,7 +112,6 @@ void timers_alarm(struct vm *vm, uint64_t deadline_ns)
 int timers_new(struct vm *vm)
 {
 	struct timers *t = calloc(1, sizeof(*t));
-	sigset_t all, before;
 	int err;
 
 	if (!t)
@@ -120,15 +119,12 @@ int timers_new(struct vm *vm)
 	t->vm = vm;
 	t->wake_at = UINT64_MAX;
 	vm->timers = t;
-	sigfillset(&all); /* signals are for the threads of whoever uses us */
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	err = pthread_create(&t->thread, NULL, timer_thread, t);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	err = thread_start(&t->thread, "guise", "timer", timer_thread, t);
 	if (err) {
 		vm->timers = NULL;
 		free(t);
 	}
-	return -err;
+	return err;
 }
 
 void timers_free(struct vm *vm)

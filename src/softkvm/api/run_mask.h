@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * KVM_SET_SIGNAL_MASK: the thread's signal mask inside KVM_RUN. Apart, because <signal.h> and x86/arch.h both want the
+ * name REG_RIP.
+ */
+#ifndef GUISE_SOFTKVM_API_RUN_MASK_H
+#define GUISE_SOFTKVM_API_RUN_MASK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct run_mask;
+
+/* blocked: the kernel's form, bit n-1 for signal n. NULL: no memory. free() it. */
+struct run_mask *run_mask_new(uint64_t blocked);
+/* Is a signal pending that the mask lets through? Then KVM_RUN does not begin. */
+bool run_mask_signal_waits(const struct run_mask *mask);
+/* Put it in force on the calling thread, and the thread's own back. */
+void run_mask_enter(struct run_mask *mask);
+void run_mask_leave(struct run_mask *mask);
+
+#endif
