@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * x87, SSE and AVX state as struct kvm_fpu and as an XSAVE area (SDM volume 1, 13.4 and 10.5.1). At rest it lives
- * in v->fpu->area, in the standard format; a component whose XSTATE_BV bit is clear is in its initial state,
- * whatever its bytes say.
+ * in v->fpu->area, in the standard format: see softkvm/fpu.h.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,49 +10,33 @@
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/cpuid.h"
 
-struct legacy_area {
-	uint16_t fcw, fsw;
-	uint8_t ftw, reserved;
-	uint16_t fop;
-	uint64_t fip, fdp;
-	uint32_t mxcsr, mxcsr_mask;
-	uint8_t st[8][16], xmm[16][16];
-	uint8_t unused[96];
-	uint64_t xstate_bv, xcomp_bv, header[6];
-};
-_Static_assert(sizeof(struct legacy_area) == 576, "legacy region and header");
-
-enum { XSTATE_X87 = 1, XSTATE_SSE = 2, XSTATE_AVX = 4, FCW_INIT = 0x37f, MXCSR_INIT = 0x1f80, MXCSR_VALID = 0xffff };
-
-static struct legacy_area *area_of(struct vcpu *v)
+static struct xsave_area *area_of(struct vcpu *v)
 {
-	return (struct legacy_area *)v->fpu->area;
+	return &v->fpu->x;
 }
 
 /* Write out initial states that are only implied, so that the bytes can be read. */
-static void make_explicit(struct legacy_area *a)
+static void make_explicit(struct xsave_area *a)
 {
 	if (!(a->xstate_bv & XSTATE_X87)) {
-		memset(a, 0, offsetof(struct legacy_area, mxcsr));
+		memset(a, 0, offsetof(struct xsave_area, mxcsr));
 		memset(a->st, 0, sizeof(a->st));
 		a->fcw = FCW_INIT;
 	}
 	if (!(a->xstate_bv & XSTATE_SSE))
 		memset(a->xmm, 0, sizeof(a->xmm));
-	if (!(a->xstate_bv & (XSTATE_SSE | XSTATE_AVX)))
-		a->mxcsr = MXCSR_INIT;
 	a->xstate_bv |= XSTATE_X87 | XSTATE_SSE;
 }
 
 /* The pointers to the last x87 instruction are kept apart from the area: see softkvm/fpu.h. */
-static void pointers_out(const struct vcpu_fpu *fpu, struct legacy_area *a)
+static void pointers_out(const struct vcpu_fpu *fpu, struct xsave_area *a)
 {
 	a->fop = fpu->last_op;
 	a->fip = fpu->last_ip;
 	a->fdp = fpu->last_dp;
 }
 
-static void pointers_in(struct vcpu_fpu *fpu, const struct legacy_area *a)
+static void pointers_in(struct vcpu_fpu *fpu, const struct xsave_area *a)
 {
 	fpu->last_op = a->fop;
 	fpu->last_ip = a->fip;
@@ -63,7 +46,7 @@ static void pointers_in(struct vcpu_fpu *fpu, const struct legacy_area *a)
 
 long get_fpu(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	struct legacy_area *a = area_of(h->vcpu);
+	struct xsave_area *a = area_of(h->vcpu);
 	struct kvm_fpu *out = data;
 
 	make_explicit(a);
@@ -82,7 +65,7 @@ long get_fpu(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **chil
 
 long set_fpu(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	struct legacy_area *a = area_of(h->vcpu);
+	struct xsave_area *a = area_of(h->vcpu);
 	const struct kvm_fpu *in = data;
 
 	make_explicit(a);
@@ -102,28 +85,30 @@ long set_fpu(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **chil
 /* KVM_GET_XSAVE2's size is KVM_CHECK_EXTENSION's answer, which is the same 4096 bytes. */
 long get_xsave(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	struct legacy_area *a = area_of(h->vcpu);
+	struct xsave_area *a = area_of(h->vcpu);
 
 	make_explicit(a);
 	pointers_out(h->vcpu->fpu, a);
 	memcpy(data, a, sizeof(struct kvm_xsave));
-	((struct legacy_area *)data)->mxcsr_mask = MXCSR_VALID;
+	((struct xsave_area *)data)->mxcsr_mask = MXCSR_VALID;
 	return 0;
 }
 
 long set_xsave(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	const struct legacy_area *in = data;
+	const struct xsave_area *in = data;
 	struct vcpu_fpu *fpu = h->vcpu->fpu;
 
 	if (in->xstate_bv & ~(fpu->mask | XSTATE_X87 | XSTATE_SSE) || in->xcomp_bv)
 		return -EINVAL;
-	for (unsigned i = 0; i < sizeof(in->header) / sizeof(*in->header); i++)
-		if (in->header[i])
+	for (unsigned i = 0; i < sizeof(in->reserved1) / sizeof(*in->reserved1); i++)
+		if (in->reserved1[i])
 			return -EINVAL;
 	if (in->mxcsr & ~(uint32_t)MXCSR_VALID)
 		return -EINVAL;
 	memcpy(fpu->area, in, sizeof(fpu->area));
+	if (!(in->xstate_bv & (XSTATE_SSE | XSTATE_AVX)))
+		fpu->x.mxcsr = MXCSR_INIT;
 	pointers_in(fpu, in);
 	return 0;
 }
