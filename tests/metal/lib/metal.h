@@ -12,22 +12,15 @@
 #ifndef METAL_H
 #define METAL_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "check.h"
 
 struct frame {
 	uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax;
 	uint64_t vector, error, rip, cs, rflags, rsp, ss;
 };
 
-enum { NO_TRAP = 0x100 };
-enum { DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, MC, XM };
 enum { SEL_CODE64 = 0x08, SEL_DATA = 0x10, SEL_CODE32 = 0x18, SEL_UCODE32 = 0x23, SEL_UDATA = 0x2b, SEL_UCODE64 = 0x33,
        SEL_CODE16 = 0x38, SEL_TSS = 0x40, SEL_TEST = 0x50 };
-enum { RFLAGS_CF = 1, RFLAGS_PF = 4, RFLAGS_AF = 16, RFLAGS_ZF = 64, RFLAGS_SF = 128, RFLAGS_TF = 0x100, RFLAGS_IF = 0x200,
-       RFLAGS_DF = 0x400, RFLAGS_OF = 0x800, RFLAGS_NT = 0x4000, RFLAGS_RF = 0x10000, RFLAGS_AC = 0x40000 };
-
 struct trap {
 	uint64_t vector, error, rip, cs, rflags, rsp, ss, cr2, dr6, count;
 };
@@ -43,6 +36,7 @@ extern volatile uint64_t catch_rip, catch_rsp;	   /* where a caught trap continu
 		asm volatile("movq $9f, catch_rip\n\tmovq %%rsp, catch_rsp\n\t" code "\n\t9: movq $0, catch_rip"       \
 			     : outputs : inputs : "memory", "cc", ##__VA_ARGS__);                                      \
 	} while (0)
+#define TRY(code) TRY_ASM(code, , , "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
 #define COMMA ,
 /* Prefix of the instruction that is expected to trap: its address goes to `here`. */
 extern volatile uint64_t here;
@@ -53,38 +47,13 @@ extern volatile uint64_t here;
 #define TRAP_IS(v, e) (trap.vector == (v) && trap.error == (e))
 #define CHECK_FAULT(v) do { CHECK_TRAP(v); CHECK_EQ(trap.rip, here); } while (0)
 #define CHECK_FAULT_ERROR(v, e) do { CHECK_ERROR(v, e); CHECK_EQ(trap.rip, here); } while (0)
-/* A check the oracle is known to fail. */
-#define CHECK_UNLESS_ORACLE(cond)                                                                                      \
-	do {                                                                                                           \
-		if (!(cond) && is_oracle())                                                                            \
-			quirk(#cond);                                                                                  \
-		else                                                                                                   \
-			CHECK(cond);                                                                                   \
-	} while (0)
-#define TRY(code) TRY_ASM(code, , , "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
-
-/* --- console and verdict (print.c) --- */
-void put_char(char c);
-void put_string(const char *s);
-void put_hex(uint64_t value);
-void check_at(bool ok, const char *file, int line, const char *what, uint64_t a, uint64_t b);
-void group(const char *name);
-void skip(const char *reason);
-void quirk(const char *what); /* the oracle's own deviation was seen and is allowed */
-_Noreturn void finish(int status);
-int verdict(void);
-#define CHECK(cond) check_at((cond), __FILE__, __LINE__, #cond, 0, 0)
-#define CHECK_EQ(a, b)                                                                                                 \
-	do {                                                                                                           \
-		uint64_t a_ = (uint64_t)(a), b_ = (uint64_t)(b);                                                       \
-		check_at(a_ == b_, __FILE__, __LINE__, #a " == " #b, a_, b_);                                          \
-	} while (0)
 #define CHECK_TRAP(v) CHECK_EQ(trap.vector, v)
 #define CHECK_ERROR(v, e)                                                                                              \
 	do {                                                                                                           \
 		CHECK_EQ(trap.vector, v);                                                                              \
 		CHECK_EQ(trap.error, e);                                                                               \
 	} while (0)
+
 
 /* --- traps (trap.c) --- */
 struct gate {
@@ -127,12 +96,6 @@ uint64_t *pte_of(uint64_t *pml4, uint64_t gva, int level); /* entry at level (1.
 void map(uint64_t gva, uint64_t pte);		    /* 4 KiB, in boot_pml4; flushes it */
 uint64_t *new_space(void);			    /* a PML4 that shares the low 512 GiB's tables */
 
-static inline void outb(uint16_t port, uint8_t v) { asm volatile("outb %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outw(uint16_t port, uint16_t v) { asm volatile("outw %0, %1" ::"a"(v), "Nd"(port)); }
-static inline void outl(uint16_t port, uint32_t v) { asm volatile("outl %0, %1" ::"a"(v), "Nd"(port)); }
-static inline uint8_t inb(uint16_t port) { uint8_t v; asm volatile("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint16_t inw(uint16_t port) { uint16_t v; asm volatile("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint32_t inl(uint16_t port) { uint32_t v; asm volatile("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
 static inline uint64_t rdmsr(uint32_t msr)
 {
 	uint32_t lo, hi;
@@ -151,14 +114,6 @@ static inline uint64_t rdtsc(void)
 	asm volatile("rdtsc" : "=a"(lo), "=d"(hi));
 	return lo | (uint64_t)hi << 32;
 }
-struct cpuid { uint32_t a, b, c, d; };
-static inline struct cpuid cpuid(uint32_t leaf, uint32_t sub)
-{
-	struct cpuid r;
-
-	asm volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(sub));
-	return r;
-}
 #define READ_REG(name) ({ uint64_t v_; asm volatile("mov %%" #name ", %0" : "=r"(v_)); v_; })
 #define WRITE_REG(name, value) asm volatile("mov %0, %%" #name ::"r"((uint64_t)(value)) : "memory")
 static inline uint64_t read_flags(void) { uint64_t f; asm volatile("pushf; pop %0" : "=r"(f)); return f; }
@@ -166,12 +121,6 @@ static inline void invlpg(uint64_t gva) { asm volatile("invlpg (%0)" ::"r"(gva) 
 static inline void cli(void) { asm volatile("cli" ::: "memory"); }
 static inline void sti(void) { asm volatile("sti" ::: "memory"); }
 static inline void pause(void) { asm volatile("pause" ::: "memory"); }
-bool is_oracle(void); /* running on QEMU's TCG */
-bool is_amd(void);
-void *memset(void *p, int c, size_t n);
-void *memcpy(void *to, const void *from, size_t n);
-int memcmp(const void *a, const void *b, size_t n);
 
-int image_main(void);
 
 #endif

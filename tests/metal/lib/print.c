@@ -2,7 +2,7 @@
 /*
  * Console, checks and verdict of an image. Passing checks are only counted, so that an image makes few VM exits.
  */
-#include "metal.h"
+#include "check.h"
 
 static unsigned checks, failures;
 static const char *group_name = "start";
@@ -127,4 +127,14 @@ int memcmp(const void *a, const void *b, size_t n)
 		if (x[i] != y[i])
 			return x[i] - y[i];
 	return 0;
+}
+
+bool is_oracle(void)
+{
+	return cpuid(0x40000000, 0).b == 0x54474354; /* "TCGT" */
+}
+
+bool is_amd(void)
+{
+	return cpuid(0, 0).c == 0x444d4163; /* "cAMD" */
 }

@@ -125,15 +125,3 @@ void run_user(void *code, uint64_t cs, uint64_t rflags)
 	call_catching((void *)user_trampoline, (uint64_t)&entry, 0);
 	asm volatile("mov %0, %%ds; mov %0, %%es; mov %1, %%fs; mov %1, %%gs" ::"r"(SEL_DATA), "r"(0));
 }
-
-bool is_oracle(void)
-{
-	struct cpuid c = cpuid(0x40000000, 0);
-
-	return c.b == 0x54474354; /* "TCGT" */
-}
-
-bool is_amd(void)
-{
-	return cpuid(0, 0).c == 0x444d4163; /* "cAMD" */
-}
