@@ -20,6 +20,7 @@ struct irqchip;
 struct vm {
 	struct memory mem;		/* slots; writers hold `lock` and stop the vCPUs */
 	const struct engine *engine;	/* interpreter, translator or verifier */
+	void *engine_data;		/* the engine's own */
 	struct vcpu *vcpu[VM_MAX_VCPUS];
 	_Atomic unsigned vcpu_count;
 	struct irqchip *irqchip;	/* irqchip/: PICs, I/O APIC, PIT, routing; NULL before KVM_CREATE_IRQCHIP */

@@ -130,6 +130,11 @@ static int add_vcpu(struct harness *h)
 
 int harness_new(struct harness *h, enum harness_mode mode)
 {
+	return harness_new_on(h, mode, &engine_interpret);
+}
+
+int harness_new_on(struct harness *h, enum harness_mode mode, const struct engine *engine)
+{
 	struct mem_slot slot = {.size = HARNESS_RAM, .fd = -1};
 	int err;
 
@@ -144,7 +149,7 @@ int harness_new(struct harness *h, enum harness_mode mode)
 	slot.hva = h->ram;
 	slot.user = code_table_new(slot.size);
 	err = memory_set_slot(&h->vm.mem, &slot);
-	h->vm.engine = &engine_interpret;
+	h->vm.engine = engine;
 	if (!err)
 		err = h->vm.engine->vm_init(&h->vm);
 	if (!err)
@@ -194,6 +199,29 @@ int harness_run(struct harness *h, unsigned n)
 		v->shadow = 0;
 		v->vm->engine->run(v, true);
 	}
+	return HARNESS_OK;
+}
+
+int harness_run_to_halt(struct harness *h)
+{
+	struct vcpu *v = h->v;
+
+	if (__builtin_setjmp(v->leave_buf)) {
+		if (v->fpu_live)
+			fpu_leave(v);
+		if (v->leave_to_user) {
+			v->leave_to_user = false;
+			return HARNESS_EXIT;
+		}
+		v->exception_pending = false;
+		return v->exception_vector;
+	}
+	for (v->halted = false; !v->halted;) {
+		v->cont = 1;
+		v->shadow = 0;
+		v->vm->engine->run(v, false);
+	}
+	v->halted = false;
 	return HARNESS_OK;
 }
 

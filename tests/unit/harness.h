@@ -30,6 +30,8 @@ struct harness {
 
 /* 0/-errno. The mode's registers are those of harness_reset(). */
 int harness_new(struct harness *h, enum harness_mode mode);
+/* The same on another engine. */
+int harness_new_on(struct harness *h, enum harness_mode mode, const struct engine *engine);
 void harness_free(struct harness *h);
 /* Power-on-like registers for the mode: flat segments, CPL 0, RIP at HARNESS_CODE, RSP at HARNESS_STACK, RFLAGS 2. RAM is kept. */
 void harness_reset(struct harness *h, enum harness_mode mode);
@@ -44,6 +46,8 @@ enum { HARNESS_OK = -1, HARNESS_EXIT = -2 };
  * not delivered, RIP is at the instruction); HARNESS_EXIT: it left for the user (v->run).
  */
 int harness_run(struct harness *h, unsigned n);
+/* Run until HLT; results as above. */
+int harness_run_to_halt(struct harness *h);
 /* Code, then run its instructions. */
 int harness_do(struct harness *h, const void *code, unsigned size, unsigned n);
 

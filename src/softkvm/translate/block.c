@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Finding, making, linking and killing blocks.
+ *
+ * A block belongs to a code view: one guest-physical page, seen at one linear address in one flavour (mode and usable
+ * units). Views have ids; the MMU's instruction TLB says which view is current at a linear page, and drops that word
+ * with the translation. So an address-space switch keeps all blocks, and a block can be entered from anywhere through
+ * `checked`, which compares one word.
+ *
+ * Links inside a page jump to `straight` or `saved`, which check nothing: same page, same view. Links to other
+ * pages and the jump cache use `checked`.
+ *
+ * Death. A block whose bytes changed loses its links and its id (the constant in `checked` becomes one that no view has),
+ * so nobody enters it any more; who is inside goes on to its end, which the architecture allows for other
+ * processors, and the vCPU that stored leaves the block right after the storing instruction (see handlers.c).
+ */
+#include "softkvm/translate/translate.h"
+
+enum { NO_VIEW = 0xffffffff, HOT_ROOM = 24 << 10 };
+
+static struct code_view **view_bucket(struct translator *t, gpa_t gpa)
+{
+	return &t->views[(gpa >> PAGE_SHIFT) * 0x9e3779b1u >> 7 & (VIEW_HASH - 1)];
+}
+
+static struct code_view *view_find(struct translator *t, gpa_t gpa, gva_t va, const uint8_t *hva, uint32_t flavour)
+{
+	for (struct code_view *w = *view_bucket(t, gpa); w; w = w->hash_next)
+		if (w->gpa == gpa && w->va == va && w->flavour == flavour && w->hva == hva)
+			return w;
+	return NULL;
+}
+
+static struct code_view *view_new(struct translator *t, gpa_t gpa, gva_t va, const uint8_t *hva, uint32_t flavour)
+{
+	struct code_view **bucket = view_bucket(t, gpa), *w = arena_alloc(t, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->va = va;
+	w->gpa = gpa;
+	w->hva = hva;
+	w->flavour = flavour;
+	w->id = ++t->next_id;
+	w->hash_next = *bucket;
+	*bucket = w;
+	return w;
+}
+
+static struct block **block_bucket(struct code_view *w, unsigned offset)
+{
+	return &w->blocks[offset >> 4 & 15];
+}
+
+static struct block *block_find(struct code_view *w, unsigned offset)
+{
+	for (struct block *b = *block_bucket(w, offset); b; b = b->next)
+		if (b->offset == offset)
+			return b;
+	return NULL;
+}
+
+/* --- making --- */
+
+/* NULL: full (*full), or the first instruction needs the interpreter: it crosses the page or is none. */
+static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, unsigned offset, bool *full)
+{
+	struct block *b = arena_alloc(t, sizeof(*b));
+	struct xlat x;
+
+	*full = true;
+	if (!b)
+		return NULL;
+	b->view = w;
+	b->offset = (uint16_t)offset;
+	x.t = t;
+	x.v = v;
+	x.block = b;
+	x.view = w;
+	x.faults = x.sites = 0;
+	x.overflow = x.ended = false;
+	if (!superblock_decode(&x, (uint16_t)offset)) {
+		*full = false;
+		return NULL;
+	}
+	liveness_compute(&x);
+	if (!codecache_begin(&t->cache, &x.hot, &x.cold, HOT_ROOM) || !translate_block(&x))
+		return NULL;
+	codecache_commit(&t->cache, &x.hot, &x.cold);
+	t->order[t->order_count++] = b;
+	b->next = *block_bucket(w, offset);
+	*block_bucket(w, offset) = b;
+	t->blocks++;
+	return b;
+}
+
+/* Under the lock. */
+static struct block *find_or_make(struct vcpu *v, struct translator *t, gva_t rip, gpa_t gpa, const uint8_t *hva)
+{
+	uint32_t flavour = flavour_of(v);
+	struct code_view *w = view_find(t, gpa, rip & PAGE_MASK, hva, flavour);
+	struct block *b = w ? block_find(w, rip & 4095) : NULL;
+	bool full = false;
+
+	if (!b) {
+		if (!w)
+			w = view_new(t, gpa, rip & PAGE_MASK, hva, flavour);
+		if (w)
+			b = block_make(v, t, w, rip & 4095, &full);
+		if (!w || full)
+			t->want_flush = true;
+	}
+	if (b)
+		v->itlb[itlb_slot(rip)] = b->view->id;
+	return b;
+}
+
+struct block *block_get(struct vcpu *v, gva_t rip)
+{
+	struct translator *t = translator_of(v);
+	const uint8_t *hva;
+	struct block *b;
+	gpa_t gpa;
+
+	v->rip = v->insn_rip = rip;
+	hva = mmu_fetch_page(v, rip, &gpa);
+	if (!hva)
+		return NULL;
+	translator_lock(t, v);
+	b = find_or_make(v, t, rip, gpa, hva);
+	translator_unlock(t);
+	return b;
+}
+
+/* --- linking --- */
+
+static void patch_rel32(struct translator *t, uint32_t at, const uint8_t *target)
+{
+	int32_t rel = (int32_t)(target - (t->cache.rx + at + 4));
+
+	/* Aligned: a vCPU that runs there sees the old or the new jump. */
+	__atomic_store_n((int32_t *)(t->cache.rw + at), rel, __ATOMIC_RELEASE);
+}
+
+void block_link(struct translator *t, struct link *l, struct block *to)
+{
+	bool same_view = l->from->view == to->view;
+
+	if (l->to || l->from->dead || to->dead)
+		return;
+	if (l->entry != LINK_CHECKED && !same_view)
+		return;
+	l->to = to;
+	l->in_next = to->in;
+	to->in = l;
+	patch_rel32(t, l->rel32, l->entry == LINK_STRAIGHT ? to->straight : l->entry == LINK_SAVED ? to->saved : to->checked);
+	t->links++;
+}
+
+static void unlink_incoming(struct translator *t, struct block *b)
+{
+	for (struct link *l = b->in, *next; l; l = next) {
+		next = l->in_next;
+		l->to = NULL;
+		l->in_next = NULL;
+		patch_rel32(t, l->rel32, t->cache.rx + l->stub);
+	}
+	b->in = NULL;
+}
+
+/* --- killing --- */
+
+static void block_kill(struct translator *t, struct block *b)
+{
+	b->dead = true;
+	__atomic_store_n((uint32_t *)(t->cache.rw + b->id_at), NO_VIEW, __ATOMIC_RELEASE);
+	unlink_incoming(t, b);
+	t->invalidated++;
+}
+
+static uint64_t grains_of(unsigned offset, uint64_t len)
+{
+	unsigned first = offset / 64, last = (unsigned)((offset + len - 1) / 64);
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
+static void view_invalidate(struct translator *t, struct code_view *w, uint64_t grains)
+{
+	for (unsigned k = 0; k < sizeof(w->blocks) / sizeof(w->blocks[0]); k++)
+		for (struct block **p = &w->blocks[k]; *p;) {
+			struct block *b = *p;
+
+			if (b->grains & grains) {
+				*p = b->next;
+				block_kill(t, b);
+			} else {
+				p = &b->next;
+			}
+		}
+}
+
+void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint64_t len)
+{
+	translator_lock(t, self);
+	while (len) {
+		gpa_t page = gpa & PAGE_MASK;
+		uint64_t part = PAGE_SIZE - (gpa - page);
+
+		if (part > len)
+			part = len;
+		for (struct code_view *w = *view_bucket(t, page); w; w = w->hash_next)
+			if (w->gpa == page)
+				view_invalidate(t, w, grains_of((unsigned)(gpa - page), part));
+		gpa += part;
+		len -= part;
+	}
+	translator_unlock(t);
+}
+
+struct block *block_by_code(struct translator *t, uint32_t at)
+{
+	uint32_t low = 0, high = t->order_count;
+
+	while (low < high) {
+		uint32_t mid = (low + high) / 2;
+
+		if (t->order[mid]->code_end <= at)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < t->order_count && t->order[low]->code_start <= at ? t->order[low] : NULL;
+}
+
+void blocks_flush(struct translator *t)
+{
+	for (unsigned k = 0; k < VIEW_HASH; k++)
+		t->views[k] = NULL;
+	t->order_count = 0;
+	codecache_flush(&t->cache);
+	arena_reset(t);
+	t->want_flush = false;
+	t->flushes++;
+}

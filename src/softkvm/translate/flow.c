@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Branches and the ways out of a block.
+ *
+ * A direct exit is a jump that at first goes to a stub in the cold part, which has C look the target up and patch the jump.
+ * Jumps backward poll for attention first, without touching flags (JRCXZ); everything else that can make an endless loop
+ * goes through a `checked` entry, which polls.
+ *
+ * An indirect exit looks in the jump cache for its target's linear address. The cache may hold blocks of other
+ * address spaces or dead ones: `checked` finds out.
+ */
+#include "softkvm/interpret/operand.h"
+#include "softkvm/translate/translate.h"
+
+static struct link *link_new(struct xlat *x, gva_t target, enum link_entry entry)
+{
+	struct link *l = arena_alloc(x->t, sizeof(*l));
+
+	if (!l) {
+		x->overflow = true;
+		return &x->t->no_link;
+	}
+	l->from = x->block;
+	l->target = target;
+	l->entry = entry;
+	return l;
+}
+
+/* The stub of a link, at e's end. Flags are in the host's registers if the link is straight. */
+static const uint8_t *emit_stub(struct xlat *x, struct emit *e, struct link *l)
+{
+	const uint8_t *stub = emit_here(e);
+
+	l->stub = (uint32_t)(e->p - x->t->cache.rw);
+	emit_mov_imm(e, SCRATCH, arena_offset(x->t, l));
+	emit_jmp(e, x->t->tramp[l->entry == LINK_STRAIGHT ? TRAMP_LINK_HOST_FLAGS : TRAMP_LINK]);
+	return stub;
+}
+
+static void note_rel32(struct xlat *x, struct emit *e, struct link *l)
+{
+	l->rel32 = (uint32_t)(e->p - 4 - x->t->cache.rw);
+}
+
+static bool in_page(const struct xlat *x, gva_t target)
+{
+	return (target & PAGE_MASK) == x->view->va;
+}
+
+static gva_t insn_va(const struct xlat *x)
+{
+	return x->view->va + x->insn->at;
+}
+
+/* How to enter `target`, given where flags are; saves them if they must be. */
+static enum link_entry choose_entry(struct xlat *x, struct emit *e, gva_t target)
+{
+	if (in_page(x, target))
+		return x->flags_in_host || !x->flags_saved ? LINK_STRAIGHT : LINK_SAVED;
+	if (x->flags_in_host && !x->flags_saved)
+		emit_flags_store(e);
+	return LINK_CHECKED;
+}
+
+void exit_direct(struct xlat *x, struct emit *e, gva_t target)
+{
+	enum link_entry entry = choose_entry(x, e, target);
+	struct link *l = link_new(x, target, entry);
+	uint8_t *poll = NULL;
+
+	if (entry != LINK_CHECKED && target <= insn_va(x)) {
+		emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(cont)));
+		poll = emit_jrcxz_forward(e);
+	}
+	emit_align(e, 4, 1);
+	if (e == &x->cold) {
+		uint8_t *rel = emit_jmp_forward(e);
+
+		note_rel32(x, e, l);
+		if (poll)
+			emit_patch8(e, poll, emit_here(e));
+		emit_patch32(e, rel, emit_stub(x, e, l));
+		return;
+	}
+	emit_jmp(e, emit_stub(x, &x->cold, l));
+	note_rel32(x, e, l);
+	if (poll) {
+		emit_patch8(e, poll, emit_here(e));
+		emit_jmp(e, x->t->cache.rx + l->stub);
+	}
+}
+
+/* Leave for `target` if condition cc holds; the path goes on otherwise. */
+static void side_exit(struct xlat *x, unsigned cc, gva_t target)
+{
+	int16_t adj = x->rsp_adj;
+
+	if (in_page(x, target) && !adj && target > insn_va(x)) {
+		struct link *l = link_new(x, target, LINK_STRAIGHT);
+
+		emit_align(&x->hot, 4, 2);
+		emit_jcc(&x->hot, cc, emit_stub(x, &x->cold, l));
+		note_rel32(x, &x->hot, l);
+		return;
+	}
+	emit_jcc(&x->hot, cc, emit_here(&x->cold));
+	if (adj)
+		emit_lea(&x->cold, 8, GUEST_RSP, mem_base(GUEST_RSP, adj));
+	exit_direct(x, &x->cold, target);
+}
+
+static void translate_jcc(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+	gva_t next = insn_va(x) + i->len, target = next + i->imm;
+	bool last = x->insn == &x->t->insns[x->count - 1];
+	unsigned cc = i->opcode & 15;
+
+	flags_need(x);
+	if (last && in_page(x, target) && target <= insn_va(x)) {
+		rsp_commit(x);
+		side_exit(x, cc ^ 1, next);
+		exit_direct(x, &x->hot, target);
+		x->ended = true;
+	} else {
+		side_exit(x, cc, target);
+	}
+}
+
+/* rsp_fix: how far this instruction has moved guest RSP, to take back if the target is not canonical. */
+void exit_indirect(struct xlat *x, int rsp_fix)
+{
+	struct emit *e = &x->hot;
+	struct site *s = site_new(x);
+
+	s->rsp_adj = (int16_t)-rsp_fix;
+	emit_mov(e, 4, SCRATCH, ADDR);
+	emit_shift_imm(e, 4, SHIFT_SHL, SCRATCH, 4);
+	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (JUMP_CACHE_ENTRIES - 1) * (int32_t)sizeof(struct jump_cache_entry));
+	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_HOT(HOT_JUMP_CACHE)));
+	emit_alu_rm(e, 8, ALU_CMP, ADDR, mem_base(SCRATCH, 0));
+	emit_jcc(e, 5, emit_here(&x->cold));
+	emit_jmp_mem(e, mem_base(SCRATCH, 8));
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, s));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_INDIRECT]);
+	x->ended = true;
+}
+
+/* Push the return address. */
+static void emit_call_push(struct xlat *x, gva_t next)
+{
+	memory_stack(x, -8, 8, true);
+	if ((int64_t)next == (int32_t)next) {
+		emit_store_imm32(&x->hot, 8, mem_base(ADDR, 0), (int32_t)next);
+	} else {
+		emit_mov_imm(&x->hot, SCRATCH, next);
+		emit_store(&x->hot, 8, mem_base(ADDR, 0), SCRATCH);
+	}
+	x->rsp_adj -= 8;
+	rsp_commit(x);
+}
+
+static void translate_ret(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+	int moved = 8 + (i->operand_count ? (int)(uint16_t)i->imm : 0);
+
+	flags_save_all(x);
+	memory_stack(x, 0, 8, false);
+	emit_load(&x->hot, 8, ADDR, mem_base(ADDR, 0));
+	rsp_commit(x);
+	emit_lea(&x->hot, 8, GUEST_RSP, mem_base(GUEST_RSP, moved));
+	exit_indirect(x, moved);
+}
+
+/* The branch's target, from a register or from memory, into ADDR. */
+static void load_target(struct xlat *x)
+{
+	const struct operand *o = &x->insn->i.operand[0];
+
+	if (o->kind == OPK_MEM) {
+		memory_operand(x, 8, false);
+		emit_load(&x->hot, 8, ADDR, mem_base(ADDR, 0));
+	} else {
+		reg_load(x, 8, ADDR, o->reg);
+	}
+}
+
+static void translate_indirect(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+	bool is_call = i->row->branch == BR_CALL_IND;
+
+	flags_save_all(x);
+	load_target(x);
+	if (is_call) {
+		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), ADDR);
+		emit_call_push(x, insn_va(x) + i->len);
+		emit_load(&x->hot, 8, ADDR, mem_base(H_RSP, FRAME_TEMP));
+	} else {
+		rsp_commit(x);
+	}
+	x->flags_in_host = false;
+	exit_indirect(x, is_call ? -8 : 0);
+}
+
+static void translate_jmp(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+
+	if (x->insn->follow)
+		return;
+	rsp_commit(x);
+	exit_direct(x, &x->hot, insn_va(x) + i->len + i->imm);
+	x->ended = true;
+}
+
+bool translate_flow(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+
+	if (i->row->branch == BR_NONE)
+		return false;
+	if (i->mode != MODE_64 || i->op_size != 8)
+		return false;
+	switch (i->row->branch) {
+	case BR_JMP:
+		translate_jmp(x);
+		return true;
+	case BR_CALL:
+		emit_call_push(x, insn_va(x) + i->len);
+		exit_direct(x, &x->hot, insn_va(x) + i->len + i->imm);
+		x->ended = true;
+		return true;
+	case BR_COND:
+		if (i->row->sem != SEM_JCC)
+			return false;
+		translate_jcc(x);
+		return true;
+	case BR_RET:
+		translate_ret(x);
+		return true;
+	case BR_JMP_IND:
+	case BR_CALL_IND:
+		if (i->operand[0].size != 8)
+			return false;
+		translate_indirect(x);
+		return true;
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * What translated code calls C for. A handler finds the guest's registers in the vCPU, brings RSP, RIP and RFLAGS up to date
+ * from its site, does its work and returns the host address to go on at. It may raise or leave instead: everything
+ * the architecture knows is in the vCPU then.
+ *
+ * The vector state is live here. Instructions whose interpretation needs it at rest say so (needs_rest); the interpreter's
+ * own calls to the outside put it to rest themselves, so it is brought back wherever the guest is entered again.
+ */
+#include "softkvm/fpu.h"
+#include "softkvm/interpret/operand.h"
+#include "softkvm/translate/translate.h"
+
+enum { SAHF_FLAGS = FLAG_SF | FLAG_ZF | FLAG_AF | FLAG_PF | FLAG_CF };
+
+void flags_to_vcpu(struct vcpu *v)
+{
+	uint64_t saved = v->engine_hot[HOT_SAVED_FLAGS], flags = saved >> 8 & SAHF_FLAGS;
+
+	if (saved & 1)
+		flags |= FLAG_OF;
+	v->rflags = (v->rflags & ~(uint64_t)FLAGS_STATUS) | flags;
+}
+
+void flags_from_vcpu(struct vcpu *v)
+{
+	v->engine_hot[HOT_SAVED_FLAGS] = ((v->rflags & SAHF_FLAGS) | FLAG_FIXED) << 8 | !!(v->rflags & FLAG_OF);
+}
+
+static uint64_t host_address(const struct translator *t, uint32_t cache_offset)
+{
+	return (uintptr_t)t->cache.rx + cache_offset;
+}
+
+static uint64_t leave(struct vcpu *v)
+{
+	return (uintptr_t)translator_of(v)->leave;
+}
+
+/* Go on in translated code at v->rip, or leave if that is for others to do. */
+static uint64_t go_on(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	struct block *b;
+
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v))
+		return leave(v);
+	b = block_get(v, v->rip);
+	if (!b || vt->t->want_flush) {
+		vt->single = !b;
+		return leave(v);
+	}
+	if (!v->fpu_live)
+		fpu_enter(v);
+	flags_from_vcpu(v);
+	return (uintptr_t)b->straight;
+}
+
+static gva_t block_va(const struct block *b)
+{
+	return b->view->va + b->offset;
+}
+
+/* Registers as they are before the site's instruction. */
+static const struct site *site_enter(struct vcpu *v, uint32_t offset)
+{
+	struct translator *t = translator_of(v);
+	const struct site *s = arena_at(t, offset);
+	const struct block *b = arena_at(t, s->block);
+
+	flags_to_vcpu(v);
+	v->gpr[RSP] += (int64_t)s->rsp_adj;
+	v->rip = v->insn_rip = b->view->va + s->at;
+	return s;
+}
+
+/* Behind the instruction if nothing has changed that its block was made for; else look anew. */
+static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
+{
+	struct translator *t = translator_of(v);
+	const struct block *b = arena_at(t, s->block);
+
+	if (s->ends || !s->resume || v->rip != next || b->dead || v->shadow || !v->fpu_live ||
+	    !atomic_load_explicit(&v->cont, memory_order_relaxed))
+		return go_on(v);
+	flags_from_vcpu(v);
+	v->gpr[RSP] -= (int64_t)s->rsp_after;
+	return host_address(t, s->resume);
+}
+
+/* Does its semantics look at vector state, or call code that may use vector registers? */
+static bool needs_rest(const struct insn *i)
+{
+	if (i->row->attrs & (INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX))
+		return true;
+	switch (i->row->sem) {
+	case SEM_FXSAVE:
+	case SEM_FXRSTOR:
+	case SEM_XSAVE:
+	case SEM_XSAVEOPT:
+	case SEM_XSAVEC:
+	case SEM_XSAVES:
+	case SEM_XRSTOR:
+	case SEM_XRSTORS:
+	case SEM_IN:
+	case SEM_OUT:
+	case SEM_INS:
+	case SEM_OUTS:
+	case SEM_RDMSR:
+	case SEM_WRMSR:
+	case SEM_CPUID:
+	case SEM_HLT:
+	case SEM_VMCALL:
+	case SEM_VMMCALL:
+	case SEM_XSETBV:
+	case SEM_MOV_TO_CR:
+	case SEM_MOV_FROM_CR:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void interpret_one(struct vcpu *v, const struct interpreted *in)
+{
+	translator_of(v)->interpreted[in->insn.row->sem]++;
+	if (needs_rest(&in->insn) && v->fpu_live)
+		fpu_leave(v);
+	v->insn = &in->insn;
+	v->insn_rip = v->rip;
+	v->rip += in->insn.len;
+	if ((in->insn.mode) != MODE_64)
+		v->rip = (uint32_t)v->rip;
+	in->run(v, &in->insn);
+	v->steps++;
+	if (!v->fpu_live)
+		fpu_enter(v);
+}
+
+static uint64_t on_interpret(struct vcpu *v, uint32_t offset, uint64_t addr)
+{
+	const struct site *s = site_enter(v, offset);
+	const struct interpreted *in = arena_at(translator_of(v), s->insn);
+	gva_t next = v->rip + in->insn.len;
+
+	interpret_one(v, in);
+	return resume(v, s, next);
+}
+
+/* The whole instruction by the interpreter: device, page crossing, watched page, fault. */
+static uint64_t slow_access(struct vcpu *v, const struct site *s)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	const struct block *b = arena_at(vt->t, s->block);
+	gva_t next;
+
+	vt->t->slow_accesses++;
+	if (insn_decode(&vt->slow.insn, b->view->hva + s->at, 4096 - s->at, b->view->flavour & FLAVOUR_MODE) != INSN_OK)
+		return go_on(v); /* changed under our feet */
+	vt->slow.run = choose_handler(v, &vt->slow.insn);
+	next = v->rip + vt->slow.insn.len;
+	interpret_one(v, &vt->slow);
+	return resume(v, s, next);
+}
+
+static bool refill_stack(struct vcpu *v, gva_t gva)
+{
+	const struct tlb_entry *e = (const void *)((const char *)v->tlb[TLB_WRITE] + ((gva >> 8) & v->tlb_mask));
+
+	if ((gva ^ e->tag) >= PAGE_SIZE)
+		return false;
+	v->stack = *e;
+	return true;
+}
+
+static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
+{
+	struct translator *t = translator_of(v);
+	const struct site *s = site_enter(v, offset);
+	bool notify = false;
+	void *p;
+
+	t->misses++;
+	if (!is_canonical(v, gva))
+		return slow_access(v, s);
+	p = mmu_host_ptr(v, gva, s->size, s->is_write, &notify);
+	if (!p || notify)
+		return slow_access(v, s);
+	if (s->is_stack)
+		refill_stack(v, gva);
+	v->gpr[RSP] -= (int64_t)s->rsp_adj;
+	v->engine_hot[HOT_RESULT] = (uintptr_t)p;
+	return host_address(t, s->retry);
+}
+
+static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	struct link *l = arena_at(vt->t, offset);
+	struct block *b;
+
+	flags_to_vcpu(v);
+	v->rip = l->target;
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+		return leave(v);
+	branch_check(v, l->target);
+	b = block_get(v, l->target);
+	if (!b || vt->t->want_flush) {
+		vt->single = !b;
+		return leave(v);
+	}
+	translator_lock(vt->t, v);
+	block_link(vt->t, l, b);
+	translator_unlock(vt->t);
+	return (uintptr_t)b->straight;
+}
+
+static struct jump_cache_entry *jump_cache_slot(struct vcpu *v, gva_t pc)
+{
+	struct jump_cache_entry *cache = (void *)(uintptr_t)v->engine_hot[HOT_JUMP_CACHE];
+
+	return &cache[(uint32_t)pc & (JUMP_CACHE_ENTRIES - 1)];
+}
+
+/* Enter at v->rip from an indirect branch, and remember how. */
+static uint64_t enter_remembering(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	struct jump_cache_entry *e = jump_cache_slot(v, v->rip);
+	struct block *b = block_get(v, v->rip);
+
+	if (!b || vt->t->want_flush) {
+		vt->single = !b;
+		return leave(v);
+	}
+	*e = (struct jump_cache_entry){ block_va(b), b->checked };
+	return (uintptr_t)b->straight;
+}
+
+static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
+{
+	const struct site *s = site_enter(v, offset);
+
+	translator_of(v)->indirect_misses++;
+	branch_check(v, target); /* raises with RIP and RSP as before the branch */
+	v->gpr[RSP] -= (int64_t)s->rsp_adj;
+	v->rip = target;
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+		return leave(v);
+	return enter_remembering(v);
+}
+
+static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
+{
+	const struct block *b = arena_at(translator_of(v), offset);
+
+	translator_of(v)->entry_misses++;
+	flags_to_vcpu(v);
+	v->rip = block_va(b);
+	return enter_remembering(v);
+}
+
+static uint64_t on_poll(struct vcpu *v, uint32_t offset, uint64_t addr)
+{
+	const struct block *b = arena_at(translator_of(v), offset);
+
+	flags_to_vcpu(v);
+	v->rip = block_va(b);
+	return leave(v);
+}
+
+/* A host fault in translated code: the interpreter executes the instruction and raises what is due. */
+static uint64_t on_fault(struct vcpu *v, uint32_t offset, uint64_t addr)
+{
+	const struct site *s = site_enter(v, offset);
+
+	translator_of(v)->host_faults++;
+	return slow_access(v, s);
+}
+
+tramp_handler *const tramp_handlers[TRAMP_COUNT] = {
+	[TRAMP_MISS] = on_miss,
+	[TRAMP_INTERPRET] = on_interpret,
+	[TRAMP_LINK] = on_link,
+	[TRAMP_LINK_HOST_FLAGS] = on_link,
+	[TRAMP_INDIRECT] = on_indirect,
+	[TRAMP_ENTRY] = on_entry,
+	[TRAMP_POLL] = on_poll,
+	[TRAMP_FAULT] = on_fault,
+};

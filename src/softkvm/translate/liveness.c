@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Which status flags somebody may still read: backwards over the block. At an exit whose target is in the same page
+ * a few instructions are decoded there, and their bytes become something that the block depends on; everywhere else
+ * all flags count as alive. Instructions that write a flag only sometimes (shift counts) do not end its life, nor do
+ * "undefined" flags: on a real processor many of those keep their value.
+ */
+#include "softkvm/translate/translate.h"
+
+enum { LOOK_AHEAD = 6 };
+
+static bool is_opaque(const struct insn *i)
+{
+	return i->row->branch != BR_NONE || i->row->attrs & INSN_END;
+}
+
+/* Flags that the code at `offset` of the page may read. */
+static uint16_t look_ahead(struct xlat *x, unsigned offset)
+{
+	uint16_t unknown = FLAGS_STATUS, used = 0;
+	struct insn i;
+
+	for (unsigned n = 0; n < LOOK_AHEAD && unknown && offset < 4096; n++) {
+		depend_on(x, offset, INSN_MAX_LEN);
+		if (insn_decode(&i, x->view->hva + offset, 4096 - offset, x->view->flavour & FLAVOUR_MODE) != INSN_OK)
+			break;
+		used |= insn_flags_read(&i) & unknown;
+		if (is_opaque(&i))
+			break;
+		unknown &= (uint16_t)~(i.row->flags_written | used);
+		offset += i.len;
+	}
+	return (unknown | used) & FLAGS_STATUS;
+}
+
+static uint16_t alive_at(struct xlat *x, gva_t target)
+{
+	return (target & PAGE_MASK) == x->view->va ? look_ahead(x, (unsigned)(target & 4095)) : FLAGS_STATUS;
+}
+
+/* Flags alive after the last instruction of the block. */
+static uint16_t alive_at_end(struct xlat *x, const struct tinsn *last)
+{
+	gva_t next = x->view->va + last->at + last->i.len;
+
+	switch (last->i.row->branch) {
+	case BR_JMP:
+		return alive_at(x, next + last->i.imm);
+	case BR_COND:
+		return alive_at(x, next) | alive_at(x, next + last->i.imm);
+	case BR_NONE:
+		return last->i.row->attrs & INSN_END ? FLAGS_STATUS : alive_at(x, next);
+	default:
+		return FLAGS_STATUS;
+	}
+}
+
+void liveness_compute(struct xlat *x)
+{
+	struct tinsn *insns = x->t->insns;
+	uint16_t live = alive_at_end(x, &insns[x->count - 1]);
+
+	for (unsigned k = x->count; k-- > 0;) {
+		struct tinsn *ti = &insns[k];
+
+		if (k < x->count - 1 && ti->i.row->branch == BR_COND)
+			live |= alive_at(x, x->view->va + ti->at + ti->i.len + ti->i.imm);
+		ti->live = live;
+		live = (uint16_t)((live & ~ti->i.row->flags_written) | insn_flags_read(&ti->i)) & FLAGS_STATUS;
+	}
+	x->block->flags_in = live;
+}

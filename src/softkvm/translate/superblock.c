@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Which instructions make a block: from its start straight on, past conditional branches (their taken side is a side
+ * exit) and through direct jumps forward, until something ends it: any other branch, an instruction after which the
+ * run loop must look, the page's end, a path that comes back, or the length limit. All of it lies in one guest page.
+ */
+#include "softkvm/translate/translate.h"
+
+static bool ends_block(const struct insn *i)
+{
+	const struct insn_row *row = i->row;
+
+	if (row->branch == BR_COND)
+		return row->sem != SEM_JCC;
+	return row->branch != BR_NONE || row->attrs & INSN_END;
+}
+
+void depend_on(struct xlat *x, unsigned offset, unsigned len)
+{
+	unsigned last = (offset + len - 1) / 64;
+	uint64_t grains = 0;
+	uint32_t generation;
+
+	for (unsigned g = offset / 64; g <= last && g < 64; g++)
+		grains |= 1ull << g;
+	if (!(grains & ~x->block->grains))
+		return;
+	x->block->grains |= grains;
+	if (offset + len > 4096)
+		len = 4096 - offset;
+	code_page_watch(x->v, x->view->gpa + offset, len, &generation);
+}
+
+/* Page offset that a direct branch at `at` goes to, or -1 if it leaves the page. */
+static int target_in_page(const struct code_view *view, const struct insn *i, unsigned at)
+{
+	gva_t target = view->va + at + i->len + i->imm;
+
+	return (target & PAGE_MASK) == view->va ? (int)(target & 4095) : -1;
+}
+
+/* Where the path goes on after instruction `ti`; -1: it ends here. */
+static int next_offset(const struct code_view *view, struct tinsn *ti)
+{
+	unsigned end = ti->at + ti->i.len;
+	int target;
+
+	if (ti->i.row->branch == BR_JMP) {
+		target = target_in_page(view, &ti->i, ti->at);
+		ti->follow = target >= (int)end; /* forward only: the path cannot meet itself */
+		return ti->follow ? target : -1;
+	}
+	if (ti->i.row->sem == SEM_JCC) {
+		target = target_in_page(view, &ti->i, ti->at);
+		if (target >= 0 && target <= (int)ti->at)
+			return -1; /* a loop: its way back should be short */
+	}
+	return ends_block(&ti->i) ? -1 : (int)end;
+}
+
+unsigned superblock_decode(struct xlat *x, uint16_t offset)
+{
+	enum insn_mode mode = x->view->flavour & FLAVOUR_MODE;
+	int at = offset;
+
+	for (x->count = 0; x->count < TRANSLATE_MAX_INSNS && at >= 0 && at < 4096; x->count++) {
+		struct tinsn *ti = &x->t->insns[x->count];
+
+		depend_on(x, (unsigned)at, INSN_MAX_LEN);
+		if (insn_decode(&ti->i, x->view->hva + at, 4096 - (unsigned)at, mode) != INSN_OK)
+			break;
+		ti->at = (uint16_t)at;
+		ti->follow = false;
+		at = next_offset(x->view, ti);
+	}
+	/* A followed jump must be followed by its target. */
+	if (x->count)
+		x->t->insns[x->count - 1].follow = false;
+	return x->count;
+}

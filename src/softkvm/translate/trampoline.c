@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * Between C and translated code: `enter`, `leave` and one trampoline per reason to call C. Written by the emitter at
+ * start-up, since they are full of offsets and of the register map.
+ *
+ * A trampoline is jumped to with the site's arena offset in ecx and, where there is one, an address in r9. It puts the
+ * guest's registers into the vCPU, calls its handler and continues at the host address that the handler returns,
+ * with registers, flags and r9 (HOT_RESULT) loaded again. Vector registers are left alone: handlers do not use them.
+ */
+#include "softkvm/translate/translate.h"
+
+static const uint8_t in_host[] = { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R12, R13, R14, R15 };
+static const uint8_t callee_saved[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
+
+static void save_registers(struct emit *e)
+{
+	for (unsigned k = 0; k < sizeof(in_host); k++)
+		emit_store(e, 8, mem_base(ENV, ENV_GPR(in_host[k])), host_register[in_host[k]]);
+}
+
+static void load_registers(struct emit *e)
+{
+	emit_flags_load(e);
+	for (unsigned k = 0; k < sizeof(in_host); k++)
+		emit_load(e, 8, host_register[in_host[k]], mem_base(ENV, ENV_GPR(in_host[k])));
+	emit_load(e, 8, ADDR, mem_base(ENV, ENV_HOT(HOT_RESULT)));
+	emit_jmp_mem(e, mem_base(H_RSP, FRAME_TARGET));
+}
+
+static void emit_enter(struct emit *e)
+{
+	for (unsigned k = 0; k < sizeof(callee_saved); k++) {
+		if (callee_saved[k] & 8)
+			emit_u8(e, 0x41);
+		emit_u8(e, 0x50 | (callee_saved[k] & 7));
+	}
+	emit_alu_imm(e, 8, ALU_SUB, H_RSP, FRAME_SIZE);
+	emit_store(e, 8, mem_base(H_RSP, FRAME_VCPU), H_RDI);
+	emit_store(e, 8, mem_base(H_RSP, FRAME_TARGET), H_RSI);
+	emit_lea(e, 8, ENV, mem_base(H_RDI, ENV_BIAS));
+	load_registers(e);
+}
+
+static void emit_leave(struct emit *e)
+{
+	emit_alu_imm(e, 8, ALU_ADD, H_RSP, FRAME_SIZE);
+	for (unsigned k = sizeof(callee_saved); k-- > 0;) {
+		if (callee_saved[k] & 8)
+			emit_u8(e, 0x41);
+		emit_u8(e, 0x58 | (callee_saved[k] & 7));
+	}
+	emit_u8(e, 0xc3);
+}
+
+static void emit_trampoline(struct emit *e, enum trampoline which)
+{
+	static const uint8_t call_rax[] = { 0xff, 0xd0 };
+
+	if (which == TRAMP_LINK_HOST_FLAGS) {
+		emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
+		emit_flags_store(e);
+		emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
+	}
+	save_registers(e);
+	emit_lea(e, 8, H_RDI, mem_base(ENV, -ENV_BIAS));
+	emit_mov(e, 4, H_RSI, SCRATCH);
+	emit_mov(e, 8, H_RDX, ADDR);
+	emit_mov_imm(e, H_RAX, (uintptr_t)tramp_handlers[which]);
+	emit_bytes(e, call_rax, sizeof(call_rax));
+	emit_store(e, 8, mem_base(H_RSP, FRAME_TARGET), H_RAX);
+	emit_load(e, 8, ENV, mem_base(H_RSP, FRAME_VCPU));
+	emit_lea(e, 8, ENV, mem_base(ENV, ENV_BIAS));
+	load_registers(e);
+}
+
+int trampolines_emit(struct translator *t)
+{
+	struct emit hot, cold;
+
+	if (!codecache_begin(&t->cache, &hot, &cold, 8192))
+		return -1;
+	t->enter = emit_here(&hot);
+	emit_enter(&hot);
+	emit_align(&hot, 16, 0);
+	t->leave = emit_here(&hot);
+	emit_leave(&hot);
+	for (unsigned k = 0; k < TRAMP_COUNT; k++) {
+		emit_align(&hot, 16, 0);
+		t->tramp[k] = emit_here(&hot);
+		emit_trampoline(&hot, k);
+	}
+	codecache_commit(&t->cache, &hot, &cold);
+	codecache_fix(&t->cache);
+	return hot.overflow ? -1 : 0;
+}

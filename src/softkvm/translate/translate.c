@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * From decoded instructions to host code: the entries, then each instruction in turn by the first translator that
+ * knows it, at last the exit to what follows.
+ */
+#include "softkvm/translate/translate.h"
+
+/*
+ * The checked entry. Flags are in saved_flags here, so comparing is free. The id is 4-aligned: killing the
+ * block replaces it in one store.
+ */
+static void emit_checked_entry(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+	struct block *b = x->block;
+	uint32_t slot = itlb_slot(x->view->va) * 4;
+
+	emit_align(e, 16, b->flags_in ? 14 : 2); /* leaves `straight` nearly aligned */
+	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
+	b->checked = emit_here(e);
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(itlb)));
+	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
+	emit_u8(e, 0xb9);
+	emit_u32(e, slot);
+	b->id_at = (uint32_t)(e->p - x->t->cache.rw);
+	emit_u32(e, x->view->id);
+	emit_jcc(e, 5, emit_here(&x->cold));
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_ENTRY]);
+	emit_alu_mem_imm(e, 8, ALU_CMP, mem_base(ENV, ENV_OFF(cont)), 0);
+	emit_jcc(e, 4, emit_here(&x->cold));
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
+	b->saved = emit_here(e);
+	if (b->flags_in)
+		emit_flags_load(e);
+	emit_align(e, 16, 0);
+	b->straight = emit_here(e);
+}
+
+static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline which)
+{
+	emit_mov_imm(&x->hot, SCRATCH, arena_offset(x->t, s));
+	emit_jmp(&x->hot, x->t->tramp[which]);
+}
+
+void emit_interpret(struct xlat *x, bool ends)
+{
+	struct interpreted *in = arena_alloc(x->t, sizeof(*in));
+	struct site *s;
+
+	if (!in) {
+		x->overflow = true;
+		return;
+	}
+	in->insn = x->insn->i;
+	in->run = choose_handler(x->v, &in->insn);
+	rsp_commit(x);
+	flags_save_all(x);
+	s = site_new(x);
+	s->insn = arena_offset(x->t, in);
+	s->ends = ends;
+	emit_site_jump(x, s, TRAMP_INTERPRET);
+	x->flags_in_host = x->flags_saved = true;
+	x->ended = ends;
+}
+
+static bool is_offered(const struct xlat *x, const struct insn *i)
+{
+	unsigned f = i->row->feature;
+
+	return !f || !x->v->feature || x->v->feature[f / 32] >> (f % 32) & 1;
+}
+
+static void translate_one(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+
+	x->rsp_before = x->rsp_adj;
+	if (x->rsp_adj > 8192 || x->rsp_adj < -8192)
+		rsp_commit(x);
+	if (!is_offered(x, i) || (i->row->attrs & INSN_PROT && (x->view->flavour & FLAVOUR_MODE) != MODE_64) ||
+	    !(translate_flow(x) || translate_stack(x) || translate_special(x) || reencode(x)))
+		emit_interpret(x, i->row->branch != BR_NONE || i->row->attrs & INSN_END);
+	sites_finish(x);
+}
+
+static bool save_faults(struct xlat *x)
+{
+	struct fault_entry *f;
+
+	x->block->fault_count = x->faults;
+	if (!x->faults)
+		return true;
+	f = arena_alloc(x->t, x->faults * (unsigned)sizeof(*f));
+	for (unsigned k = 0; f && k < x->faults; k++)
+		f[k] = x->fault[k];
+	x->block->faults = f;
+	return f;
+}
+
+bool translate_block(struct xlat *x)
+{
+	struct tinsn *last = &x->t->insns[x->count - 1];
+
+	emit_checked_entry(x);
+	x->flags_in_host = true;
+	x->flags_saved = false;
+	x->rsp_adj = 0;
+	for (unsigned k = 0; k < x->count; k++) {
+		x->insn = &x->t->insns[k];
+		translate_one(x);
+	}
+	if (!x->ended) {
+		rsp_commit(x);
+		exit_direct(x, &x->hot, x->view->va + last->at + last->i.len);
+	}
+	x->block->code_end = (uint32_t)(x->hot.p - x->t->cache.rw);
+	x->t->guest_insns += x->count;
+	x->t->host_bytes += x->block->code_end - x->block->code_start;
+	return save_faults(x) && !x->overflow && !x->hot.overflow && !x->cold.overflow;
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The translator's inside: what its parts know of each other.
+ *
+ * Guest code becomes host code block by block; a block (superblock) follows one straight path of guest instructions inside
+ * one guest page. Guest registers live in host registers (below), status flags in the host's flags or, where a memory
+ * check is about to destroy them, in `saved_flags`; x87, SSE and AVX state is always in the host's units.
+ *
+ * Host registers while translated code runs:
+ *
+ *	rax rdx rbx rbp rsi rdi r12-r15   the same guest register
+ *	r10, r11                          guest RCX, guest RSP
+ *	r8                                ENV = the vCPU + 128: hot fields have one-byte displacements
+ *	rcx, r9                           scratch; r9 is the address, then the HVA, of a memory access
+ *	rsp                               the translator's frame, constant
+ *	memory                            guest R8-R11, in vcpu.gpr
+ *
+ * A block has three entries, in this order in memory:
+ *	checked   from anywhere: polls for attention and checks that the block's page is still mapped where it was
+ *	saved     flags are in saved_flags; loads them if the block needs them
+ *	straight  flags are in the host's flags
+ *
+ * Threads. Translated code takes no lock. Everything about blocks and links is protected by translator.lock;
+ * the code cache is written only under it. Nothing is freed while vCPUs run: dead blocks are unreachable for new
+ * entries, and their memory comes back when the whole cache is flushed with all vCPUs stopped.
+ */
+#ifndef GUISE_TRANSLATE_TRANSLATE_H
+#define GUISE_TRANSLATE_TRANSLATE_H
+
+#include <stddef.h>
+
+#include "softkvm/engine.h"
+#include "softkvm/interpret/decode_cache.h"
+#include "softkvm/mmu/mmu.h"
+#include "softkvm/translate/codecache.h"
+#include "softkvm/translate/emit.h"
+#include "x86/insn_row.h"
+
+enum { ENV = H_R8, SCRATCH = H_RCX, ADDR = H_R9, GUEST_RCX = H_R10, GUEST_RSP = H_R11, ENV_BIAS = 128 };
+#define ENV_OFF(field) ((int32_t)offsetof(struct vcpu, field) - ENV_BIAS)
+
+/* vcpu.engine_hot[] */
+enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */, HOT_RESULT, HOT_SPARE };
+#define ENV_HOT(n) (ENV_OFF(engine_hot) + 8 * (int32_t)(n))
+#define ENV_GPR(r) (ENV_OFF(gpr) + 8 * (int32_t)(r))
+
+/* The frame of translated code on the host's stack, offsets from rsp. */
+enum { FRAME_GROUP = 0 /* 8 saved HVAs */, FRAME_TEMP = 64 /* 4 temporaries */, FRAME_VCPU = 96, FRAME_TARGET = 104,
+       FRAME_SIZE = 120 };
+
+/* Block flavour bits: what of the vCPU's state the code of a block depends on. */
+enum {
+	FLAVOUR_MODE = 3,      /* enum insn_mode */
+	FLAVOUR_X87 = 1 << 2,  /* x87/MMX usable: CR0.EM and TS clear */
+	FLAVOUR_SSE = 1 << 3,  /* and CR4.OSFXSR */
+	FLAVOUR_AVX = 1 << 4,  /* and CR4.OSXSAVE, XCR0.AVX */
+	FLAVOUR_PLAIN = 1 << 5 /* no shared address checks: where they failed */
+};
+
+/* A guest page of code at one linear address: what the instruction TLB's ids stand for. */
+struct code_view {
+	struct code_view *hash_next;
+	gva_t va;		/* page */
+	gpa_t gpa;		/* page */
+	const uint8_t *hva;
+	uint32_t id, flavour;
+	struct code_page *page;
+	struct block *blocks[16]; /* living ones, by bits 4-7 of the offset */
+};
+
+struct block {
+	struct code_view *view;
+	struct block *next;	/* of the same bucket */
+	uint8_t *checked, *saved, *straight; /* executable addresses */
+	uint64_t grains;		     /* 64-byte pieces of the page that the block depends on */
+	struct link *in;		     /* links that jump here */
+	uint32_t code_start, code_end;	     /* its hot bytes, as offsets in the cache */
+	struct fault_entry *faults;
+	uint32_t fault_count;
+	uint32_t id_at;			     /* cache offset of the view id that `checked` compares */
+	uint16_t offset;		     /* of its first instruction in the page */
+	uint16_t flags_in;		     /* status flags it may read before writing them */
+	bool dead;
+};
+
+/* Where in a block a host fault can come from. */
+struct fault_entry {
+	uint32_t start, end; /* code cache offsets of the host instruction(s) */
+	uint16_t at;	     /* page offset of the guest instruction */
+	bool flags_in_host;
+	struct site *site;   /* what to interpret */
+};
+
+/* A place in translated code that calls a trampoline; named by its arena offset. */
+struct site {
+	uint32_t block;		/* arena offset */
+	uint32_t retry, resume; /* code cache offsets; 0: none */
+	uint16_t at;		/* page offset of the guest instruction */
+	int16_t rsp_adj;	/* guest RSP is r11 + this before the instruction, */
+	int16_t rsp_after;	/* and after it */
+	uint8_t size, len;	/* of the access; of the guest instruction */
+	bool is_write, is_stack;
+	bool ends;		/* it is the block's last */
+	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
+};
+
+/* An instruction that translated code has the interpreter execute. */
+struct interpreted {
+	insn_handler *run;
+	struct insn insn;
+};
+
+/* A direct jump out of a block. */
+struct link {
+	struct block *from, *to;
+	struct link *in_next;
+	gva_t target;
+	uint32_t rel32; /* cache offset of the displacement to patch */
+	uint32_t stub;	/* cache offset it points to while unlinked */
+	uint8_t entry;	/* enum link_entry */
+};
+enum link_entry { LINK_STRAIGHT, LINK_SAVED, LINK_CHECKED };
+
+struct arena {
+	uint8_t *base;
+	uint64_t size, used, ready;
+};
+
+struct jump_cache_entry {
+	gva_t pc;
+	uint8_t *code; /* checked entry */
+};
+enum { JUMP_CACHE_ENTRIES = 1 << 14 };
+
+enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12 };
+
+/* One guest instruction on its way. */
+struct tinsn {
+	struct insn i;
+	uint16_t at;	/* page offset */
+	uint16_t live;	/* status flags alive after it */
+	bool follow;	/* a direct jump whose target is the next instruction here */
+};
+
+/* Trampolines' C functions, by what called. They return the host address to continue at. */
+enum trampoline { TRAMP_MISS, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
+		  TRAMP_FAULT, TRAMP_COUNT };
+
+struct translator { /* one per VM */
+	_Atomic uint32_t lock;
+	_Atomic bool stopping;	     /* a vCPU wants to flush: stay out */
+	struct codecache cache;
+	struct arena arena;
+	struct code_view *views[VIEW_HASH]; /* by GPA */
+	struct block **order;		     /* all blocks since the last flush, by address of their hot code */
+	uint32_t order_count;
+	uint32_t next_id;
+	bool want_flush;		     /* full: flush when nobody is inside */
+	uint8_t *enter, *leave;	     /* trampolines, executable addresses */
+	uint8_t *tramp[TRAMP_COUNT];
+	struct tinsn insns[TRANSLATE_MAX_INSNS]; /* scratch of the translation under way */
+	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
+	struct link no_link;
+	uint64_t blocks, flushes, invalidated, host_bytes, guest_insns;
+	uint64_t interpreted[SEM_COUNT];	 /* by enum insn_sem */
+	uint64_t misses, slow_accesses, indirect_misses, links, entry_misses, host_faults;
+};
+
+struct vcpu_translator { /* vcpu.translator */
+	struct translator *t;
+	struct jump_cache_entry *jump_cache;
+	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
+	bool single; /* leave: the next instruction is the interpreter's */
+	struct interpreted slow; /* of a slow access under way */
+};
+
+/* The state of one translation. */
+struct xlat {
+	struct translator *t;
+	struct vcpu *v; /* on whose behalf: watches pages, knows the CPUID */
+	struct block *block;
+	struct code_view *view;
+	struct emit hot, cold;
+	struct tinsn *insn; /* the one being translated */
+	unsigned count;
+	bool flags_in_host, flags_saved; /* where the guest's status flags are, if alive */
+	int16_t rsp_adj;		 /* pending change of guest RSP */
+	int16_t rsp_before;		 /* the same at the start of the instruction */
+	struct fault_entry fault[TRANSLATE_MAX_INSNS];
+	unsigned faults;
+	struct site *site[4];		 /* of this instruction: they resume at its end */
+	unsigned sites;
+	bool overflow;			 /* arena full */
+	bool ended;			 /* the block's last exit has been emitted */
+};
+
+/* --- translator.c --- */
+void *arena_alloc(struct translator *t, unsigned size); /* zeroed, 8-byte aligned; NULL: full */
+void arena_reset(struct translator *t);
+static inline uint32_t arena_offset(const struct translator *t, const void *p)
+{
+	return (uint32_t)((const uint8_t *)p - t->arena.base);
+}
+static inline void *arena_at(const struct translator *t, uint32_t offset)
+{
+	return t->arena.base + offset;
+}
+/* A vCPU that waits for the lock does meanwhile what others may wait for it to do. v NULL: no vCPU thread. */
+void translator_lock(struct translator *t, struct vcpu *v);
+void translator_unlock(struct translator *t);
+uint32_t flavour_of(const struct vcpu *v);
+bool engine_can_translate(const struct vcpu *v);
+void translator_flush(struct vcpu *v); /* vCPU thread, outside translated code */
+static inline struct translator *translator_of(const struct vcpu *v)
+{
+	return ((struct vcpu_translator *)v->translator)->t;
+}
+
+/* --- handlers.c --- */
+void flags_to_vcpu(struct vcpu *v);   /* saved_flags -> rflags */
+void flags_from_vcpu(struct vcpu *v);
+
+/* --- block.c --- */
+/* The block at v->rip, translating it if need be. Raises #PF. NULL: cannot be translated, interpret one instruction. */
+struct block *block_get(struct vcpu *v, gva_t rip);
+void block_link(struct translator *t, struct link *link, struct block *to);
+/* Bytes changed: blocks made of them die. Takes the lock. */
+void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint64_t len);
+void blocks_flush(struct translator *t);
+struct block *block_by_code(struct translator *t, uint32_t cache_offset);
+
+/* --- superblock.c --- */
+/* Decode the path from `offset` of the page; returns how many instructions, 0: the first cannot be decoded. */
+unsigned superblock_decode(struct xlat *x, uint16_t offset);
+/* The block will depend on [offset, +len) of its page: watch it. */
+void depend_on(struct xlat *x, unsigned offset, unsigned len);
+
+/* --- liveness.c --- */
+void liveness_compute(struct xlat *x);
+
+/* --- translate.c --- */
+/* Emit code for the t->insns[0..count). False: the cache is full. */
+bool translate_block(struct xlat *x);
+
+/* --- flags.c --- */
+void flags_clobber(struct xlat *x);	 /* host flags are about to be destroyed */
+void flags_save_all(struct xlat *x);	 /* someone else will look at them: put them into saved_flags */
+void flags_need(struct xlat *x);	 /* the next instruction reads or merges them */
+void flags_written(struct xlat *x);	 /* host flags are now the guest's */
+void emit_flags_load(struct emit *e);	 /* saved_flags -> host flags; destroys SCRATCH */
+void emit_flags_store(struct emit *e);	 /* host flags -> saved_flags; destroys SCRATCH */
+
+/* --- memory.c --- */
+/* Leaves the HVA of the memory operand in ADDR. */
+void memory_operand(struct xlat *x, unsigned size, bool write);
+/* The same for [guest RSP + disp]. */
+void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write);
+/* Guest linear address of the memory operand into ADDR, no check. */
+void memory_address(struct xlat *x);
+/* The check alone, of the address in ADDR. */
+void memory_check(struct xlat *x, unsigned size, bool write);
+/* A new site of the current instruction; never NULL. */
+struct site *site_new(struct xlat *x);
+void sites_finish(struct xlat *x); /* end of instruction: its sites learn where to resume */
+
+/* --- registers.c --- */
+extern const uint8_t host_register[16]; /* H_NONE: in memory */
+unsigned reg_read(struct xlat *x, unsigned guest, unsigned scratch); /* host register holding it now */
+void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest); /* copy it (4: zero-extends) */
+void reg_store(struct xlat *x, unsigned guest, unsigned host);
+void rsp_commit(struct xlat *x); /* apply the pending change of guest RSP */
+
+/* --- reencode.c --- */
+bool reencode(struct xlat *x); /* false: interpret it */
+
+/* --- flow.c, stack.c, special.c --- */
+bool translate_flow(struct xlat *x);
+bool translate_stack(struct xlat *x);
+bool translate_special(struct xlat *x);
+void exit_direct(struct xlat *x, struct emit *e, gva_t target);
+void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
+void emit_interpret(struct xlat *x, bool ends);
+
+/* --- trampoline.c --- */
+int trampolines_emit(struct translator *t);
+typedef uint64_t tramp_handler(struct vcpu *v, uint32_t site, uint64_t addr);
+extern tramp_handler *const tramp_handlers[TRAMP_COUNT];
+
+/* --- fault.c --- */
+/* The host instruction just emitted since `start` may fault for the guest's reasons. */
+void fault_note(struct xlat *x, const uint8_t *start);
+/* RIP of the guest instruction translated at this host address; 0: none. */
+uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip);
+void fault_thread(struct vcpu *v); /* this thread is about to run v's translated code */
+struct vcpu *fault_thread_vcpu(void); /* the last one, or NULL */
+
+#endif

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * The translator as an engine: set-up, the arena of everything that describes blocks, and the loop that enters
+ * translated code.
+ *
+ * It runs what it can and gives the rest to the interpreter one instruction at a time: modes that it does not translate,
+ * single steps, code in device memory, instructions that cross a page.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "softkvm/fpu.h"
+#include "softkvm/interpret/operand.h"
+#include "softkvm/translate/fault.h"
+#include "softkvm/translate/translate.h"
+
+enum { CACHE_SIZE = 64 << 20, ARENA_SIZE = 64 << 20, ARENA_STEP = 1 << 20, ARENA_FIRST = 64 };
+
+/* --- memory --- */
+
+void *arena_alloc(struct translator *t, unsigned size)
+{
+	struct arena *a = &t->arena;
+	uint64_t at = a->used, *p;
+
+	size = (size + 7) & ~7u;
+	if (at + size > a->size)
+		return NULL;
+	if (at + size > a->ready) {
+		madvise(a->base + a->ready, ARENA_STEP, MADV_POPULATE_WRITE);
+		a->ready += ARENA_STEP;
+	}
+	a->used += size;
+	p = (uint64_t *)(a->base + at);
+	for (unsigned k = 0; k < size / 8; k++)
+		p[k] = 0;
+	return p;
+}
+
+void arena_reset(struct translator *t)
+{
+	t->arena.used = ARENA_FIRST; /* offset 0 means none */
+}
+
+static int arena_init(struct arena *a)
+{
+	a->base = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (a->base == MAP_FAILED) {
+		a->base = NULL;
+		return -errno;
+	}
+	a->size = ARENA_SIZE;
+	a->used = ARENA_FIRST;
+	return 0;
+}
+
+/* --- the lock --- */
+
+static void serve(struct vcpu *v)
+{
+	if (!v || !(atomic_load(&v->requests) & VREQ_TLB_WRITE))
+		return;
+	atomic_fetch_and(&v->requests, ~(uint32_t)VREQ_TLB_WRITE);
+	mmu_flush_writes(v);
+}
+
+void translator_lock(struct translator *t, struct vcpu *v)
+{
+	while (atomic_exchange_explicit(&t->lock, 1, memory_order_acquire)) {
+		serve(v);
+		__builtin_ia32_pause();
+	}
+}
+
+void translator_unlock(struct translator *t)
+{
+	atomic_store_explicit(&t->lock, 0, memory_order_release);
+}
+
+/* --- what can be translated --- */
+
+uint32_t flavour_of(const struct vcpu *v)
+{
+	uint32_t f = v->mode;
+
+	if (v->cr0 & (CR0_EM | CR0_TS))
+		return f;
+	f |= FLAVOUR_X87;
+	if (v->cr4 & CR4_OSFXSR)
+		f |= FLAVOUR_SSE;
+	if (v->cr4 & CR4_OSXSAVE && (v->xcr0 & 6) == 6)
+		f |= FLAVOUR_AVX;
+	return f;
+}
+
+bool engine_can_translate(const struct vcpu *v)
+{
+	if (v->mode != MODE_64 || v->rflags & FLAG_TF || v->guest_debug || v->dr[7] & 0xff)
+		return false;
+	return !(v->rflags & FLAG_AC && v->cr0 & CR0_AM && v->cpl == 3);
+}
+
+/* --- flushing everything --- */
+
+static void jump_caches_clear(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	uint64_t *p = (uint64_t *)vt->jump_cache;
+
+	/* pc 1 in slot 0, 0 elsewhere: addresses that never index there. */
+	for (unsigned k = 0; k < JUMP_CACHE_ENTRIES * 2; k++)
+		p[k] = 0;
+	vt->jump_cache[0].pc = 1;
+}
+
+static struct vcpu_translator *translator_part(struct vcpu *v)
+{
+	return v ? (void *)v->translator : NULL;
+}
+
+/* Pairs with stay_out(): either it sees `stopping`, or we see `inside` and wait. */
+static void wait_until_outside(struct vcpu *self, struct vcpu *other)
+{
+	struct vcpu_translator *vt = translator_part(other);
+
+	if (!vt || other == self)
+		return;
+	while (atomic_load(&vt->inside) && atomic_load(&other->run_state) == VCPU_RUNNING) {
+		atomic_store(&other->cont, 0);
+		serve(self);
+		__builtin_ia32_pause();
+	}
+}
+
+/* Before this vCPU holds addresses of translated code. */
+static void go_inside(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+
+	for (;;) {
+		atomic_store(&vt->inside, true);
+		if (!atomic_load(&vt->t->stopping))
+			return;
+		atomic_store(&vt->inside, false);
+		serve(v);
+		__builtin_ia32_pause();
+	}
+}
+
+void translator_flush(struct vcpu *v)
+{
+	struct translator *t = translator_of(v);
+	unsigned count = atomic_load(&v->vm->vcpu_count);
+
+	atomic_store(&translator_part(v)->inside, false);
+	if (atomic_exchange(&t->stopping, true))
+		return; /* another vCPU is at it; go_inside() waits for it */
+	for (unsigned k = 0; k < count; k++)
+		wait_until_outside(v, v->vm->vcpu[k]);
+	translator_lock(t, v);
+	blocks_flush(t);
+	for (unsigned k = 0; k < count; k++)
+		if (translator_part(v->vm->vcpu[k]))
+			jump_caches_clear(v->vm->vcpu[k]);
+	translator_unlock(t);
+	atomic_store(&t->stopping, false);
+}
+
+/* --- running --- */
+
+static void enter_translated(struct vcpu *v, const uint8_t *code)
+{
+	void (*enter)(struct vcpu *, const uint8_t *) = (void *)translator_of(v)->enter;
+
+	if (!v->fpu_live)
+		fpu_enter(v);
+	flags_from_vcpu(v);
+	fault_thread(v);
+	v->fpu->guest_ip = fault_guest_ip;
+	enter(v, code);
+}
+
+static void interpret_single(struct vcpu *v)
+{
+	if (v->fpu_live)
+		fpu_leave(v);
+	engine_interpret.run(v, true);
+}
+
+static void translate_run(struct vcpu *v, bool single)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	struct block *b;
+
+	if (single) {
+		interpret_single(v);
+		return;
+	}
+	do {
+		if (vt->t->want_flush)
+			translator_flush(v);
+		go_inside(v);
+		vt->single = false;
+		b = engine_can_translate(v) ? block_get(v, v->rip) : NULL;
+		if (b)
+			enter_translated(v, b->straight);
+		if (!b || vt->single)
+			interpret_single(v);
+	} while (atomic_load_explicit(&v->cont, memory_order_relaxed) && !v->shadow);
+	atomic_store(&vt->inside, false);
+	if (v->fpu_live)
+		fpu_leave(v);
+}
+
+/* --- set-up --- */
+
+static void translate_vm_deinit(struct vm *vm)
+{
+	struct translator *t = vm->engine_data;
+
+	if (!t)
+		return;
+	codecache_deinit(&t->cache);
+	if (t->arena.base)
+		munmap(t->arena.base, t->arena.size);
+	free(t);
+	vm->engine_data = NULL;
+}
+
+static int translate_vm_init(struct vm *vm)
+{
+	struct translator *t = calloc(1, sizeof(*t));
+	int err;
+
+	if (!t)
+		return -ENOMEM;
+	vm->engine_data = t;
+	err = codecache_init(&t->cache, CACHE_SIZE);
+	if (!err)
+		err = arena_init(&t->arena);
+	if (!err)
+		err = signals_init();
+	if (!err && !(t->order = calloc(ARENA_SIZE / sizeof(struct block), sizeof(struct block *))))
+		err = -ENOMEM;
+	if (!err && trampolines_emit(t))
+		err = -ENOMEM;
+	if (err)
+		translate_vm_deinit(vm);
+	return err;
+}
+
+static void translate_vcpu_deinit(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+
+	if (vt)
+		free(vt->jump_cache);
+	free(vt);
+	v->translator = NULL;
+	engine_interpret.vcpu_deinit(v);
+}
+
+static int translate_vcpu_init(struct vcpu *v)
+{
+	struct vcpu_translator *vt = calloc(1, sizeof(*vt));
+	int err = engine_interpret.vcpu_init(v);
+
+	v->translator = (void *)vt;
+	if (vt)
+		vt->jump_cache = aligned_alloc(64, JUMP_CACHE_ENTRIES * sizeof(*vt->jump_cache));
+	if (err || !vt || !vt->jump_cache) {
+		translate_vcpu_deinit(v);
+		return err ? err : -ENOMEM;
+	}
+	vt->t = v->vm->engine_data;
+	jump_caches_clear(v);
+	v->engine_hot[HOT_JUMP_CACHE] = (uintptr_t)vt->jump_cache;
+	return 0;
+}
+
+static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+	blocks_invalidate(vm->engine_data, fault_thread_vcpu(), gpa, len);
+	engine_interpret.code_changed(vm, gpa, len);
+}
+
+const struct engine engine_translate = {
+	.name = "translate",
+	.vm_init = translate_vm_init,
+	.vm_deinit = translate_vm_deinit,
+	.vcpu_init = translate_vcpu_init,
+	.vcpu_deinit = translate_vcpu_deinit,
+	.run = translate_run,
+	.code_changed = translate_code_changed,
+};

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The translator against the interpreter: random programs of every row of the instruction table that user mode may
+ * execute, in blocks of random length with forward branches, run on both from the same state and compared: registers,
+ * flags, memory, vector state, exceptions. Seed and count may be given as arguments.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+#include "softkvm/fpu.h"
+#include "../insn/row_code.h"
+
+static struct harness a, b; /* interpreter, translator */
+static struct random rnd;
+static uint64_t seed = 1;
+static unsigned programs = 3000;
+
+enum { DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 2 };
+
+struct program {
+	uint8_t code[MAX_PROGRAM];
+	unsigned size, insns;
+	uint64_t gpr[16], rflags;
+	uint8_t data[DATA_SIZE];
+	uint8_t vectors[VECTOR_STATE];
+};
+
+/* Registers that stay pointers into the data area throughout a program. */
+static bool is_pointer(unsigned reg)
+{
+	return reg == RSP || reg == RBP || reg == R13 || reg == R9 || reg == RBX;
+}
+
+static bool writes_pointer(const struct insn *i)
+{
+	for (unsigned k = 0; k < i->operand_count; k++) {
+		unsigned reg = i->operand[k].reg;
+
+		if (i->operand[k].kind != OPK_GPR || !(i->operand[k].access & ACC_W))
+			continue;
+		if (is_pointer(reg >= REG_AH ? reg - REG_AH : reg) || reg == R14)
+			return true;
+	}
+	return false;
+}
+
+static bool is_excluded(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_RDRAND: case SEM_RDSEED: case SEM_RDTSC: case SEM_RDTSCP: case SEM_RDPMC: case SEM_CPUID: case SEM_XGETBV:
+	case SEM_XLAT: case SEM_ENTER: case SEM_LEAVE: case SEM_POPF: case SEM_IN: case SEM_OUT: case SEM_PUSH_SEG:
+	case SEM_POP_SEG: case SEM_SWAPGS: case SEM_RDFSBASE: case SEM_RDGSBASE: case SEM_WRFSBASE: case SEM_WRGSBASE:
+	case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XRSTOR: case SEM_XSAVEOPT: case SEM_XSAVEC:
+	case SEM_FNSAVE: case SEM_FNSTENV: case SEM_FLDENV: case SEM_FRSTOR: case SEM_LDMXCSR: /* FDP is not kept by translated code */
+	case SEM_CLFLUSH: case SEM_RDPID: case SEM_MASKMOV: case SEM_STD: case SEM_LSL: case SEM_LAR: case SEM_VERR: case SEM_VERW:
+	case SEM_SLDT: case SEM_STR: case SEM_SGDT: case SEM_SIDT: case SEM_SMSW: case SEM_MOV_TO_SEG: case SEM_MOV_FROM_SEG:
+		return true;
+	default:
+		return i->row->branch != BR_NONE || i->row->attrs & (INSN_PRIV | INSN_END | INSN_STRING | INSN_VSIB) ||
+		       !strncmp(i->row->mnemonic, "sha", 3) || !strcmp(i->row->mnemonic, "fldcw");
+	}
+}
+
+static bool has_memory(const struct insn *i)
+{
+	for (unsigned k = 0; k < i->operand_count; k++)
+		if (i->operand[k].kind == OPK_MEM)
+			return true;
+	return false;
+}
+
+/* Make the memory operand point somewhere near the data area; false: hopeless. */
+static bool fix_memory(struct insn *i, uint8_t *code, uint64_t at)
+{
+	const struct insn_mem *m = &i->mem;
+	int32_t disp;
+
+	if (!has_memory(i))
+		return true;
+	if (m->addr_size != 8 || m->seg >= SEG_FS || (m->index != REG_NONE && m->index != R14) || m->vsib)
+		return false;
+	if (m->base == BASE_RIP)
+		disp = (int32_t)(HARNESS_DATA + 0x1000 + random_below(&rnd, 0x2000) - (at + i->len));
+	else if (m->base != REG_NONE && is_pointer(m->base))
+		disp = (int32_t)random_below(&rnd, 0x800) - 0x400;
+	else
+		return false;
+	if (i->disp_size == 4)
+		memcpy(code + i->disp_at, &disp, 4);
+	return i->disp_size == 1 || i->disp_size == 4 || !i->disp_size;
+}
+
+static unsigned random_insn(uint8_t *code, uint64_t at)
+{
+	for (;;) {
+		const struct insn_row *row = &insn_rows[random_below(&rnd, insn_row_count)];
+		struct insn i;
+
+		if (!row_code(row, MODE_64, &rnd, code) || insn_decode(&i, code, INSN_MAX_LEN, MODE_64) != INSN_OK)
+			continue;
+		if (is_excluded(&i) || writes_pointer(&i) || !fix_memory(&i, code, at))
+			continue;
+		if (i.row->sem >= SEM_BT && i.row->sem <= SEM_BTC && has_memory(&i) && i.operand[1].reg != R14 && i.operand[1].kind == OPK_GPR)
+			continue;
+		if (i.row->sem == SEM_PUSH && i.op_size == 2)
+			continue;
+		return i.len;
+	}
+}
+
+/* XSAVE image: some of the registers numbers, some noise; exceptions masked mostly. */
+static void make_vectors(struct program *p)
+{
+	uint64_t xstate = 7;
+	uint32_t mxcsr = 0x1f80 | (random_u64(&rnd) & 0x603f);
+
+	memset(p->vectors, 0, sizeof(p->vectors));
+	for (unsigned k = 160; k < 416; k++)
+		p->vectors[k] = (uint8_t)random_u64(&rnd);
+	for (unsigned k = 576; k < VECTOR_STATE; k++)
+		p->vectors[k] = (uint8_t)random_u64(&rnd);
+	for (unsigned k = 160; k < 416; k += 16)
+		if (random_below(&rnd, 2)) {
+			double d = (double)random_below(&rnd, 1000) / 7;
+
+			memcpy(p->vectors + k, &d, 8);
+		}
+	p->vectors[0] = 0x7f;
+	p->vectors[1] = 3;
+	memcpy(p->vectors + 24, &mxcsr, 4);
+	memcpy(p->vectors + 512, &xstate, 8);
+}
+
+/* jcc over the next instruction, now and then. */
+static void make_program(struct program *p)
+{
+	unsigned n = 1 + random_below(&rnd, 40), jump_at = 0;
+
+	p->size = p->insns = 0;
+	while (n-- && p->size < MAX_PROGRAM - 64) {
+		if (!random_below(&rnd, 8) && !jump_at) {
+			p->code[p->size++] = (uint8_t)(0x70 | random_below(&rnd, 16));
+			jump_at = ++p->size;
+			p->insns++;
+		}
+		p->size += random_insn(p->code + p->size, HARNESS_CODE + p->size);
+		p->insns++;
+		if (jump_at && random_below(&rnd, 2)) {
+			p->code[jump_at - 1] = (uint8_t)(p->size - jump_at);
+			jump_at = 0;
+			if (p->code[p->size - 1] > 127)
+				continue;
+		}
+	}
+	if (jump_at)
+		p->code[jump_at - 1] = (uint8_t)(p->size - jump_at);
+	p->code[p->size++] = 0x0f; /* UD2 ends it */
+	p->code[p->size++] = 0x0b;
+	for (unsigned k = 0; k < 16; k++)
+		p->gpr[k] = random_below(&rnd, 3) ? random_u64(&rnd) : random_below(&rnd, 64);
+	p->gpr[RSP] = HARNESS_DATA + 0x2000 + (random_u64(&rnd) & 0x1ff8);
+	p->gpr[RBP] = HARNESS_DATA + 0x1000 + random_below(&rnd, 0x3000);
+	p->gpr[R13] = HARNESS_DATA + 0x1000 + random_below(&rnd, 0x3000);
+	p->gpr[R9] = HARNESS_DATA + 0x2000 - 16 + random_below(&rnd, 32);
+	p->gpr[RBX] = HARNESS_DATA + 0x1000 + (random_u64(&rnd) & 0x1fc0);
+	p->gpr[R14] = random_below(&rnd, 64);
+	p->rflags = (random_u64(&rnd) & FLAGS_STATUS) | FLAG_FIXED;
+	for (unsigned k = 0; k < DATA_SIZE; k += 8) {
+		uint64_t x = random_u64(&rnd);
+
+		memcpy(p->data + k, &x, 8);
+	}
+	make_vectors(p);
+}
+
+static void load(struct harness *h, const struct program *p)
+{
+	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
+	h->v->rflags = p->rflags;
+	h->v->rip = HARNESS_CODE;
+	memcpy(h->ram + HARNESS_DATA, p->data, DATA_SIZE);
+	fpu_reset(h->v);
+	memcpy(h->v->fpu->area, p->vectors, VECTOR_STATE);
+}
+
+static void describe(const struct program *p)
+{
+	unsigned at = 0;
+
+	while (at < p->size) {
+		char text[128] = "?";
+		struct insn i;
+
+		if (insn_decode(&i, p->code + at, INSN_MAX_LEN, MODE_64) != INSN_OK)
+			break;
+		insn_format(&i, HARNESS_CODE + at, text, sizeof(text));
+		printf("  %04x  ", HARNESS_CODE + at);
+		for (unsigned k = 0; k < i.len; k++)
+			printf("%02x", p->code[at + k]);
+		printf("  %s %s\n", i.row->mnemonic, text);
+		at += i.len;
+	}
+}
+
+/* One form for states that mean the same: unused components initial, no pointers. */
+static void normalize(struct xsave_area *x)
+{
+	if (!(x->xstate_bv & XSTATE_X87)) {
+		x->fcw = FCW_INIT;
+		x->fsw = x->ftw = 0;
+		memset(x->st, 0, sizeof(x->st));
+	}
+	if (!(x->xstate_bv & XSTATE_SSE))
+		memset(x->xmm, 0, sizeof(x->xmm));
+	if (!(x->xstate_bv & XSTATE_AVX))
+		memset(x->ymmh, 0, sizeof(x->ymmh));
+	for (unsigned k = 0; k < 8; k++)
+		memset(x->st[k] + 10, 0, 6);
+	x->fop = 0;
+	x->fip = x->fdp = 0;
+	x->mxcsr_mask = 0;
+	x->xstate_bv = 7;
+	memset(x->unused, 0, sizeof(x->unused));
+}
+
+static bool differ(const struct program *p, int ra, int rb)
+{
+	bool bad = ra != rb || a.v->rip != b.v->rip;
+
+	if (bad)
+		printf("result %d, %d; rip %lx, %lx\n", ra, rb, a.v->rip, b.v->rip);
+	for (unsigned k = 0; k < 16; k++)
+		if (a.v->gpr[k] != b.v->gpr[k]) {
+			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);
+			bad = true;
+		}
+	if (a.v->rip == HARNESS_CODE + p->size - 2 && a.v->rflags != b.v->rflags) {
+		printf("rflags %lx, %lx (was %lx)\n", a.v->rflags, b.v->rflags, p->rflags);
+		bad = true;
+	}
+	normalize(&a.v->fpu->x);
+	normalize(&b.v->fpu->x);
+	for (unsigned k = 0; k < VECTOR_STATE; k++)
+		if (a.v->fpu->area[k] != b.v->fpu->area[k]) {
+			printf("xsave area %u: %x, %x\n", k, a.v->fpu->area[k], b.v->fpu->area[k]);
+			bad = true;
+			break;
+		}
+	for (unsigned k = 0; k < DATA_SIZE; k++)
+		if (a.ram[HARNESS_DATA + k] != b.ram[HARNESS_DATA + k]) {
+			printf("data %x: %x, %x\n", HARNESS_DATA + k, a.ram[HARNESS_DATA + k], b.ram[HARNESS_DATA + k]);
+			bad = true;
+			break;
+		}
+	return bad;
+}
+
+/* Not a fixture: cmocka takes the fault signals for itself at each. */
+static int set_up(void)
+{
+	rnd.state = seed * 0x9e3779b97f4a7c15ull | 1;
+	return harness_new_on(&a, HARNESS_LONG64, &engine_interpret) ||
+	       harness_new_on(&b, HARNESS_LONG64, &engine_translate);
+}
+
+static void test_random_programs(void **state)
+{
+	static struct program p;
+
+	assert_int_equal(set_up(), 0);
+	for (unsigned n = 0; n < programs; n++) {
+		int ra, rb;
+
+		make_program(&p);
+		harness_code(&a, p.code, p.size);
+		harness_code(&b, p.code, p.size);
+		for (unsigned k = 0; k < REPEATS; k++) {
+			load(&a, &p);
+			load(&b, &p);
+			ra = harness_run_to_halt(&a);
+			rb = harness_run_to_halt(&b);
+			if (differ(&p, ra, rb)) {
+				printf("seed %lu, program %u, run %u:\n", seed, n, k);
+				describe(&p);
+				fail();
+			}
+		}
+	}
+}
+
+static int tear_down(void **state)
+{
+	harness_free(&a);
+	harness_free(&b);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_programs)};
+
+	if (argc > 1)
+		seed = strtoull(argv[1], NULL, 0);
+	if (argc > 2)
+		programs = (unsigned)strtoul(argv[2], NULL, 0);
+	return cmocka_run_group_tests(tests, NULL, tear_down);
+}
