@@ -137,7 +137,7 @@ static void call_gates(void)
 	CHECK_UNLESS_ORACLE(TRAP_IS(GP, SEL_TEST));
 	gdt[SEL_TEST / 8 + 1] = 0;
 	uint64_t saved = tss.rsp[0];
-	tss.rsp[0] = 1ull << 47;
+	tss.rsp[0] = (1ull << 47) + 64;
 	trap.vector = NO_TRAP;
 	tss.ist[1] = saved;
 	idt[SS].ist = 2;

@@ -133,7 +133,11 @@ static void stack_put(struct vcpu *v, struct stack *s, unsigned size, uint64_t v
 	uint64_t mask = is_long_mode(v) ? ~0ull : s->ss.attr & SEG_DB ? 0xffffffff : 0xffff;
 	uint64_t at = (s->rsp - size) & mask;
 
-	if (!is_long_mode(v) && at + size - 1 > s->ss.limit && !(s->ss.attr & SEG_TYPE_DC))
+	bool down = s->ss.attr & SEG_TYPE_DC;
+
+	if (is_long_mode(v) && (!is_canonical(v, at) || !is_canonical(v, at + size - 1)))
+		raise_error(v, VEC_SS, 0);
+	if (!is_long_mode(v) && (down ? at <= s->ss.limit || at + size - 1 > mask : at + size - 1 > s->ss.limit))
 		raise_error(v, VEC_SS, s->ss.sel & 0xfffc);
 	mmu_write_sys(v, is_long_mode(v) ? at : (uint32_t)(s->ss.base + at), size, value);
 	s->rsp = (s->rsp & ~mask) | at;
