@@ -119,9 +119,9 @@ static void add_pci_root(struct aml *a, const struct acpi_config *config)
 	aml_bus_range(a, 0, 0);
 	aml_io(a, PORT_PCI_CONFIG, 8);
 	aml_io_window(a, PCI_IO_BASE, PCI_IO_SIZE);
-	aml_memory_window(a, PCI_MMIO32_BASE, PCI_MMIO32_SIZE, false);
+	aml_memory_window(a, PCI_MMIO32_BASE, PCI_MMIO32_SIZE);
 	if (config->pci_mmio64_size)
-		aml_memory_window(a, config->pci_mmio64_base, config->pci_mmio64_size, true);
+		aml_memory_window(a, config->pci_mmio64_base, config->pci_mmio64_size);
 	aml_close_resources(a, resources);
 	add_interrupt_routing(a);
 	aml_close(a, device);

@@ -194,8 +194,7 @@ void aml_irq(struct aml *a, unsigned irq)
 	put16(a, 1 << irq);
 }
 
-enum { KIND_MEMORY = 0, KIND_IO = 1, KIND_BUS = 2, FIXED_MIN_MAX = 0xc, MEMORY_RW = 1, MEMORY_PREFETCH = 6,
-       IO_ENTIRE = 3 };
+enum { KIND_MEMORY = 0, KIND_IO = 1, KIND_BUS = 2, FIXED_MIN_MAX = 0xc, MEMORY_RW = 1, IO_ENTIRE = 3 };
 
 static void put_address_header(struct aml *a, uint8_t tag, uint16_t length, uint8_t kind, uint8_t flags)
 {
@@ -226,9 +225,9 @@ void aml_io_window(struct aml *a, uint16_t base, uint32_t size)
 	put16(a, size);
 }
 
-void aml_memory_window(struct aml *a, uint64_t base, uint64_t size, bool prefetchable)
+void aml_memory_window(struct aml *a, uint64_t base, uint64_t size)
 {
-	put_address_header(a, 0x8a, 43, KIND_MEMORY, MEMORY_RW | (prefetchable ? MEMORY_PREFETCH : 0));
+	put_address_header(a, 0x8a, 43, KIND_MEMORY, MEMORY_RW);
 	put64(a, 0);
 	put64(a, base);
 	put64(a, base + size - 1);

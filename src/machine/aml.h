@@ -34,7 +34,7 @@ void aml_io(struct aml *a, uint16_t base, uint8_t size);
 void aml_irq(struct aml *a, unsigned irq); /* edge, active high: an ISA interrupt */
 void aml_bus_range(struct aml *a, uint16_t first, uint16_t last);
 void aml_io_window(struct aml *a, uint16_t base, uint32_t size);
-void aml_memory_window(struct aml *a, uint64_t base, uint64_t size, bool prefetchable);
+void aml_memory_window(struct aml *a, uint64_t base, uint64_t size); /* for BARs of either kind */
 void aml_memory_fixed(struct aml *a, uint32_t base, uint32_t size);
 
 #endif
