@@ -153,6 +153,8 @@ static void call_inner(struct vcpu *v, const struct gate *g)
 	uint16_t ss;
 
 	tss_stack(v, cpl, &ss, &stack.rsp, 0);
+	if (!is_canonical(v, stack.rsp))
+		raise_error(v, VEC_SS, 0);
 	stack.ss = is_long_mode(v) ? seg_null(cpl) : stack_prepare(v, ss, cpl, VEC_TS, 0);
 	if (is_long_mode(v))
 		stack.ss.attr |= cpl << SEG_DPL_SHIFT;
