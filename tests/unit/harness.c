@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/io.h"
 #include "softkvm/mmu/mmu.h"
@@ -151,6 +152,8 @@ int harness_new_on(struct harness *h, enum harness_mode mode, const struct engin
 	err = memory_set_slot(&h->vm.mem, &slot);
 	h->vm.engine = engine;
 	if (!err)
+		err = iobus_new(&h->vm);
+	if (!err)
 		err = h->vm.engine->vm_init(&h->vm);
 	if (!err)
 		err = add_vcpu(h);
@@ -171,6 +174,7 @@ void harness_free(struct harness *h)
 	munmap(v->run, 3 * 4096);
 	free(v);
 	h->vm.engine->vm_deinit(&h->vm);
+	iobus_free(&h->vm);
 	code_table_free(slot->user, HARNESS_RAM);
 	memory_deinit(&h->vm.mem);
 	munmap(h->ram, HARNESS_RAM);
