@@ -31,7 +31,9 @@ enum { OUT_SIZE = 32768, BURST_NS = 1000000, CTRL_A = 1, INPUT_STEP = 256 };
 struct console {
 	struct loop *loop;
 	struct console_peer peer;
-	struct loop_source *in, *flush_timer, *listener;
+	struct loop_source *flush_timer, *listener;
+	pthread_mutex_t in_lock;      /* protects the two below; changed by the loop's thread only; leaf lock */
+	struct loop_source *in;
 	struct loop_source *in_timer; /* instead of `in` for what epoll refuses */
 	int in_fd, out_fd, listen_fd, slave_fd;
 	bool own_fds;	   /* close in_fd (== out_fd) */
@@ -143,9 +145,11 @@ static void pause_input(struct console *c)
 
 static void end_input(struct console *c)
 {
+	pthread_mutex_lock(&c->in_lock);
 	loop_del(c->in);
 	loop_del(c->in_timer);
 	c->in = c->in_timer = NULL;
+	pthread_mutex_unlock(&c->in_lock);
 	if (c->listener) { /* the client left: wait for the next */
 		pthread_mutex_lock(&c->lock);
 		close_fd(&c->in_fd);
@@ -186,10 +190,12 @@ static void input_ready(void *opaque, uint32_t events)
 
 void console_resume_input(struct console *c)
 {
+	pthread_mutex_lock(&c->in_lock);
 	if (c->in)
 		loop_set_events(c->in, EPOLLIN);
 	else if (c->in_timer)
 		loop_set_timer(c->in_timer, now_ns(), 0);
+	pthread_mutex_unlock(&c->in_lock);
 }
 
 void console_set_peer(struct console *c, const struct console_peer *peer)
@@ -200,10 +206,13 @@ void console_set_peer(struct console *c, const struct console_peer *peer)
 
 static int watch_input(struct console *c)
 {
-	int err = loop_add(c->loop, c->in_fd, EPOLLIN, input_ready, c, &c->in);
+	int err;
 
+	pthread_mutex_lock(&c->in_lock);
+	err = loop_add(c->loop, c->in_fd, EPOLLIN, input_ready, c, &c->in);
 	if (err == -EPERM)
 		err = loop_add_timer(c->loop, input_ready, c, &c->in_timer);
+	pthread_mutex_unlock(&c->in_lock);
 	return err;
 }
 
@@ -325,6 +334,7 @@ int console_open(const char *spec, struct loop *loop, struct console **console, 
 	c->loop = loop;
 	c->in_fd = c->out_fd = c->listen_fd = c->slave_fd = -1;
 	pthread_mutex_init(&c->lock, NULL);
+	pthread_mutex_init(&c->in_lock, NULL);
 	err = loop_add_timer(loop, burst_over, c, &c->flush_timer);
 	if (!err)
 		err = backend->open(c, spec + strlen(backend->prefix));
@@ -359,5 +369,6 @@ void console_close(struct console *c)
 		unlink(c->socket_path);
 	free(c->socket_path);
 	pthread_mutex_destroy(&c->lock);
+	pthread_mutex_destroy(&c->in_lock);
 	free(c);
 }
