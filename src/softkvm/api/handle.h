@@ -72,6 +72,7 @@ void vm_put(struct vm *vm);						/* frees with the last reference */
 int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **vcpu);	/* vcpu.c; vm->lock held */
 void vcpu_destroy(struct vcpu *v);
 long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *region); /* slots.c */
+void memory_regions_free(struct vm *vm); /* the vCPUs are gone */
 long dirty_log_get(struct vm *vm, const struct kvm_dirty_log *log);
 long dirty_log_clear(struct vm *vm, const struct kvm_clear_dirty_log *log);
 

@@ -17,6 +17,7 @@
 #include "softkvm/api/kick.h"
 #include "softkvm/api/usercopy.h"
 #include "softkvm/engine.h"
+#include "softkvm/mmu/mmu.h"
 
 enum { REGION_FLAGS = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY, BITS = 64 };
 #define REGION_MAX_SIZE (((1ull << 31) - 1) << PAGE_SHIFT) /* KVM_MEM_MAX_NR_PAGES */
@@ -85,6 +86,7 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 	struct mem_slot *old, slot = {0};
 	gpa_t old_gpa = 0;
 	uint64_t old_size = 0;
+	void *code_table = NULL;
 	bool begins_log;
 
 	if (err)
@@ -103,6 +105,8 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 		old_size = old->size;
 	}
 	vm_stop(vm, VREQ_MEMORY);
+	if (old && !slot.size)
+		code_table = old->user;
 	err = memory_set_slot(&vm->mem, &slot);
 	if (!err) {
 		if (old_size && vm->engine->code_changed)
@@ -112,9 +116,21 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 		if (begins_log && vm->dirty_log_manual & KVM_DIRTY_LOG_INITIALLY_SET)
 			log_all_pages(vm, slot.id);
 		memory_quiesce(&vm->mem);
+		if (code_table)
+			code_table_free(code_table, old_size);
 	}
 	vm_resume(vm);
 	return err;
+}
+
+void memory_regions_free(struct vm *vm)
+{
+	struct mem_table *table = vm->mem.table;
+
+	for (unsigned i = 0; table && i < table->count; i++)
+		if (table->slot[i]->user)
+			code_table_free(table->slot[i]->user, table->slot[i]->size);
+	memory_deinit(&vm->mem);
 }
 
 /* The slot with a log, or NULL and *err. */

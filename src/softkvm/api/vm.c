@@ -36,7 +36,7 @@ static void vm_free(struct vm *vm)
 	irqchip_free(vm);
 	pvclock_free(vm);
 	iobus_free(vm);
-	memory_deinit(&vm->mem);
+	memory_regions_free(vm);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->split_lock);
 	free(vm);

@@ -16,7 +16,7 @@ enum {
 	APIC_RRD = 0xc0, APIC_LDR = 0xd0, APIC_DFR = 0xe0, APIC_SPIV = 0xf0, APIC_ISR = 0x100, APIC_TMR = 0x180,
 	APIC_IRR = 0x200, APIC_ESR = 0x280, APIC_CMCI = 0x2f0, APIC_ICR = 0x300, APIC_ICR2 = 0x310, APIC_LVTT = 0x320,
 	APIC_LVTTHMR = 0x330, APIC_LVTPC = 0x340, APIC_LVT0 = 0x350, APIC_LVT1 = 0x360, APIC_LVTERR = 0x370,
-	APIC_TMICT = 0x380, APIC_TMCCT = 0x390, APIC_TDCR = 0x3e0, APIC_SELF_IPI = 0x3f0
+	APIC_TMICT = 0x380, APIC_TMCCT = 0x390, APIC_TDCR = 0x3e0, APIC_SELF_IPI = 0x3f0, APIC_REG_SPACE = 0x400
 };
 
 /* Delivery modes, as in bits 8-10 of ICR, LVT and MSI data. */
@@ -107,6 +107,9 @@ void lapic_local_deliver(struct vcpu *v, unsigned lvt_offset);
 uint32_t lapic_ppr(struct lapic *a);
 int lapic_highest(const struct lapic *a, unsigned base_offset); /* highest vector set in IRR/ISR, -1 */
 void lapic_end_interrupt(struct vcpu *v, int vector);		 /* what an EOI does */
+void lapic_eoi(struct vcpu *v);					 /* the EOI register was written */
+bool lapic_has_x2apic_feature(const struct vcpu *v);
+void lapic_set_x2apic_identity(struct vcpu *v);
 void lapic_recheck(struct vcpu *v);				 /* priority fell: is something deliverable now? */
 
 /* --- lapic_timer.c; vCPU's thread --- */
