@@ -149,7 +149,9 @@ void mmu_shootdown_writes(struct vm *vm, struct vcpu *self)
 		if (!other || other == self)
 			continue;
 		seen[i] = atomic_load(&other->tlb_flush_seen);
-		vcpu_kick(other, VREQ_TLB_WRITE);
+		/* Not vcpu_kick(): one that sleeps need not wake up for this. */
+		atomic_fetch_or(&other->requests, VREQ_TLB_WRITE);
+		atomic_store_explicit(&other->cont, 0, memory_order_relaxed);
 	}
 	for (unsigned i = 0; i < count; i++)
 		if (vm->vcpu[i] && vm->vcpu[i] != self)
