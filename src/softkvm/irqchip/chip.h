@@ -73,6 +73,8 @@ int line_set_locked(struct vm *vm, enum irq_source source, uint32_t gsi, int lev
 /* One interrupt on a GSI from an eventfd: an MSI, or the line up and down. Takes the lock itself. */
 void line_pulse(struct vm *vm, uint32_t gsi);
 void line_notify_ack(struct vm *vm, unsigned irqchip, unsigned pin);
+/* A pin's mask was cleared: the PIT starts afresh, for nobody may ever acknowledge a tick from before. */
+void line_notify_unmask(struct vm *vm, unsigned irqchip, unsigned pin);
 bool line_has_notifier(struct vm *vm, unsigned irqchip, unsigned pin);
 void ack_notifier_add(struct vm *vm, struct ack_notifier *n);	/* takes the lock */
 void ack_notifier_del(struct vm *vm, struct ack_notifier *n);	/* takes the lock */
@@ -99,6 +101,7 @@ bool ioapic_wants_eoi(struct vm *vm, uint8_t vector);
 
 /* --- pit.c --- */
 bool pit_pio(struct vm *vm, uint16_t port, uint8_t *value, bool is_write); /* lock held */
+void pit_unmasked(struct vm *vm); /* lock held */
 void pit_free(struct vm *vm);
 uint64_t pit_alarm_ns(struct vm *vm); /* any thread: when pit_poll wants to be called */
 void pit_poll(struct vm *vm);	      /* timer thread, no lock */

@@ -118,10 +118,12 @@ static void write_redirection(struct vm *vm, unsigned pin, bool is_high, uint32_
 	if (is_high) {
 		e->bits = (e->bits & 0xffffffff) | (uint64_t)value << 32;
 	} else {
-		uint8_t remote_irr = e->remote_irr;
+		uint8_t remote_irr = e->remote_irr, was_masked = e->mask;
 
 		e->bits = (e->bits & ~0xffffffffull) | (value & 0x1afff);
 		e->remote_irr = e->trig_mode ? remote_irr : 0;
+		if (was_masked && !e->mask)
+			line_notify_unmask(vm, KVM_IRQCHIP_IOAPIC, pin);
 	}
 	ioapic_note_vectors(vm);
 	if (!is_high && e->trig_mode && ioapic_of(vm)->irr >> pin & 1)

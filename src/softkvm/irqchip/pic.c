@@ -229,11 +229,24 @@ static void write_command(struct vm *vm, unsigned chip, uint8_t value)
 		write_ocw2(vm, chip, value);
 }
 
-static void write_data(struct kvm_pic_state *s, uint8_t value)
+static void write_mask(struct vm *vm, unsigned chip, uint8_t value)
 {
+	struct kvm_pic_state *s = &pics_of(vm)->chip[chip];
+	uint8_t unmasked = s->imr & (uint8_t)~value;
+
+	s->imr = value;
+	for (unsigned pin = 0; pin < PINS; pin++)
+		if (unmasked >> pin & 1)
+			line_notify_unmask(vm, chip, pin);
+}
+
+static void write_data(struct vm *vm, unsigned chip, uint8_t value)
+{
+	struct kvm_pic_state *s = &pics_of(vm)->chip[chip];
+
 	switch (s->init_state) {
 	case 0:
-		s->imr = value;
+		write_mask(vm, chip, value);
 		break;
 	case 1:
 		s->irq_base = value & 0xf8;
@@ -295,7 +308,7 @@ bool pic_pio(struct vm *vm, uint16_t port, uint8_t *value, bool is_write)
 	if (!is_write)
 		*value = read_port(vm, chip, port & 1);
 	else if (port & 1)
-		write_data(&p->chip[chip], *value);
+		write_data(vm, chip, *value);
 	else
 		write_command(vm, chip, *value);
 	pic_update(vm);

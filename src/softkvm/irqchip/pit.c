@@ -151,6 +151,14 @@ static void tick_acked(struct vm *vm, struct ack_notifier *self)
 		inject(vm);
 }
 
+void pit_unmasked(struct vm *vm)
+{
+	struct pit *p = pit_of(vm);
+
+	p->pending = 0;
+	p->acked = true;
+}
+
 static void expire(struct vm *vm, uint64_t now)
 {
 	struct pit *p = pit_of(vm);

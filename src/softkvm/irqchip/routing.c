@@ -96,6 +96,12 @@ void line_notify_ack(struct vm *vm, unsigned irqchip, unsigned pin)
 			n->acked(vm, n);
 }
 
+void line_notify_unmask(struct vm *vm, unsigned irqchip, unsigned pin)
+{
+	if (atomic_load(&vm->irqchip->pit) && is_routed_to(vm->irqchip->routing, 0, irqchip, pin))
+		pit_unmasked(vm);
+}
+
 bool line_has_notifier(struct vm *vm, unsigned irqchip, unsigned pin)
 {
 	for (struct ack_notifier *n = vm->irqchip->notifiers; n; n = n->next)
