@@ -195,6 +195,29 @@ static int boot_state(struct kvm_vcpu *vcpu)
 	return err < 0 ? err : kvm_vcpu_set_regs(vcpu, &regs);
 }
 
+/* A PC's wiring: interrupt 0 is the I/O APIC's pin 2, the others go to both controllers. */
+static int route_interrupts(struct metal *m)
+{
+	enum { PINS = 24, PIC_INPUTS = 16 };
+	struct kvm_irq_routing *r = calloc(1, sizeof(*r) + (PINS + PIC_INPUTS) * sizeof(struct kvm_irq_routing_entry));
+	int err;
+
+	for (uint32_t gsi = 0; gsi < PINS; gsi++) {
+		struct kvm_irq_routing_entry *e = &r->entries[r->nr];
+
+		e[0] = (struct kvm_irq_routing_entry){ .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi == 0 ? 2 : gsi } };
+		if (gsi != 2)
+			r->nr++;
+		if (gsi < PIC_INPUTS)
+			r->entries[r->nr++] = (struct kvm_irq_routing_entry){ .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
+				.u.irqchip = { .irqchip = gsi / 8 ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER, .pin = gsi % 8 } };
+	}
+	err = kvm_vm_set_gsi_routing(m->vm, r);
+	free(r);
+	return err;
+}
+
 static int build(struct metal *m)
 {
 	int err = kvm_vm_new(m->kvm, &m->vm);
@@ -203,6 +226,8 @@ static int build(struct metal *m)
 		err = (int)kvm_vm_ioctl(m->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
 	if (err >= 0)
 		err = kvm_vm_create_irqchip(m->vm);
+	if (err >= 0)
+		err = route_interrupts(m);
 	if (err >= 0)
 		err = kvm_vm_create_pit(m->vm);
 	if (err >= 0)
