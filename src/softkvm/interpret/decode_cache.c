@@ -6,7 +6,7 @@
  * may be executed, the fetch TLB answers anew for every block.
  *
  * A block is good while its page's generation stands (mmu/code.c counts it up before a changed byte can be seen as
- * old) and the cache's epoch: a full arena, changed memory slots or CPUID start a new epoch. Blocks are decoded from
+ * old). A full arena, changed memory slots or CPUID empty the whole cache. Blocks are decoded from
  * bytes read before the page is watched and compared with memory after: a change in between is seen.
  *
  * Instructions that cross a page, stand at the code segment's limit or are invalid are decoded each time, into
@@ -25,9 +25,22 @@
 enum { ARENA_SIZE = 32 << 20 };
 #define BLOCK_BYTES(count) (sizeof(struct code_block) + (count) * sizeof(struct code_insn))
 
+static struct code_block no_block; /* matches no address */
+
+void decode_cache_flush(struct vcpu *v)
+{
+	struct decode_cache *cache = v->decode;
+
+	if (!cache)
+		return;
+	for (unsigned mode = 0; mode <= MODE_64; mode++)
+		for (unsigned k = 0; k < BLOCK_SLOTS; k++)
+			cache->slot[mode][k] = &no_block;
+	cache->used = 0;
+}
+
 int decode_cache_new(struct vcpu *v)
 {
-	static struct code_block none; /* matches no address */
 	struct decode_cache *cache = calloc(1, sizeof(*cache));
 
 	if (!cache)
@@ -44,9 +57,8 @@ int decode_cache_new(struct vcpu *v)
 		return -ENOMEM;
 	}
 	madvise(cache->arena, cache->size, MADV_HUGEPAGE); /* first touches are dear */
-	for (unsigned k = 0; k < BLOCK_SLOTS; k++)
-		cache->slot[k] = &none;
 	v->decode = cache;
+	decode_cache_flush(v);
 	return 0;
 }
 
@@ -58,14 +70,6 @@ void decode_cache_free(struct vcpu *v)
 	free(v->decode->cross);
 	free(v->decode);
 	v->decode = NULL;
-}
-
-void decode_cache_flush(struct vcpu *v)
-{
-	if (!v->decode)
-		return;
-	v->decode->epoch++;
-	v->decode->used = 0;
 }
 
 /* --- handlers --- */
@@ -149,23 +153,21 @@ static bool is_unchanged(const struct code_block *block)
 	return true;
 }
 
-static struct code_block *new_block(struct decode_cache *cache)
+static struct code_block *new_block(struct vcpu *v)
 {
-	if (cache->used + BLOCK_BYTES(BLOCK_MAX_INSNS) > cache->size) {
-		cache->epoch++;
-		cache->used = 0;
-	}
+	struct decode_cache *cache = v->decode;
+
+	if (cache->used + BLOCK_BYTES(BLOCK_MAX_INSNS) > cache->size)
+		decode_cache_flush(v);
 	return (struct code_block *)(cache->arena + cache->used);
 }
 
 static const struct code_block *decode_block(struct vcpu *v, const uint8_t *hva, gpa_t gpa, unsigned avail)
 {
 	struct decode_cache *cache = v->decode;
-	struct code_block *block = new_block(cache);
+	struct code_block *block = new_block(v);
 
 	block->hva = hva;
-	block->mode = (uint8_t)v->mode;
-	block->epoch = cache->epoch;
 	do {
 		if (!decode_run(v, block, hva, avail))
 			return NULL;
@@ -174,7 +176,7 @@ static const struct code_block *decode_block(struct vcpu *v, const uint8_t *hva,
 			return NULL;
 	} while (!is_unchanged(block));
 	cache->used += (BLOCK_BYTES(block->count) + 63) & ~63ull;
-	cache->slot[block_slot(hva)] = block;
+	cache->slot[v->mode][block_slot(hva)] = block;
 	return block;
 }
 
@@ -258,8 +260,8 @@ const struct code_block *decode_lookup_slow(struct vcpu *v)
 		avail = (unsigned)(v->seg[SEG_CS].limit - v->rip) + 1;
 	page = fetch_page(v, gva, &gpa);
 	gpa = (gpa & PAGE_MASK) | offset;
-	block = v->decode->slot[block_slot(page + offset)];
-	if (block->hva == page + offset && block->mode == v->mode && block->epoch == v->decode->epoch &&
+	block = v->decode->slot[v->mode][block_slot(page + offset)];
+	if (block->hva == page + offset &&
 	    block->generation == atomic_load_explicit(&block->page->generation, memory_order_acquire) &&
 	    block->bytes <= avail)
 		return block;

@@ -15,13 +15,11 @@ struct code_insn {
 
 /* Instructions that follow each other inside one page; only the last one can branch or change the mode of decoding. */
 struct code_block {
-	const uint8_t *hva;	/* of the first byte: the key, with mode */
-	struct code_page *page; /* valid while its generation is this one ... */
+	const uint8_t *hva;	/* of the first byte: the key */
+	struct code_page *page; /* valid while its generation is this one */
 	uint32_t generation;
-	uint32_t epoch;		/* ... and the cache's epoch this one */
 	uint32_t bytes;
 	uint16_t count;
-	uint8_t mode;
 	struct code_insn code[];
 };
 
@@ -42,11 +40,10 @@ insn_handler *choose_handler(const struct vcpu *v, const struct insn *i);
 enum { BLOCK_SLOTS = 1 << 15, BLOCK_MAX_INSNS = 32 };
 
 struct decode_cache {
-	struct code_block *slot[BLOCK_SLOTS]; /* by hash of the HVA; never NULL */
+	struct code_block *slot[MODE_64 + 1][BLOCK_SLOTS]; /* by mode and hash of the HVA; never NULL */
 	struct code_block *cross;	      /* one uncached instruction: page-crossing, at the limit, invalid */
 	uint8_t *arena;
 	uint64_t used, size;
-	uint32_t epoch;
 };
 
 static inline unsigned block_slot(const void *hva)

@@ -18,9 +18,8 @@ static inline const struct code_block *lookup(struct vcpu *v)
 	if (likely(v->mode == MODE_64)) {
 		hva = tlb_probe(v, TLB_FETCH, v->rip, 1);
 		if (likely(hva)) {
-			block = v->decode->slot[block_slot(hva)];
-			if (likely(block->hva == hva && block->mode == MODE_64 &&
-				   block->epoch == v->decode->epoch &&
+			block = v->decode->slot[MODE_64][block_slot(hva)];
+			if (likely(block->hva == hva &&
 				   block->generation == atomic_load_explicit(&block->page->generation,
 									     memory_order_acquire)))
 				return block;
@@ -29,12 +28,16 @@ static inline const struct code_block *lookup(struct vcpu *v)
 	return decode_lookup_slow(v);
 }
 
-static inline void run_insn(struct vcpu *v, const struct code_insn *c, uint64_t rip_mask)
+/* Runs the instruction at rip; returns the address of the one after it. */
+static inline uint64_t run_insn(struct vcpu *v, const struct code_insn *c, uint64_t rip, uint64_t rip_mask)
 {
+	uint64_t next = (rip + c->insn.len) & rip_mask;
+
 	v->insn = &c->insn;
-	v->insn_rip = v->rip;
-	v->rip = (v->rip + c->insn.len) & rip_mask;
+	v->insn_rip = rip;
+	v->rip = next;
 	c->run(v, &c->insn);
+	return next;
 }
 
 static inline bool may_go_on(const struct vcpu *v)
@@ -47,10 +50,11 @@ static void run_blocks(struct vcpu *v)
 	do {
 		const struct code_block *block = lookup(v);
 		const struct code_insn *c = block->code, *end = c + block->count;
-		uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu;
+		uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu, rip = v->rip;
 
+		/* Only a block's last instruction branches, and a repeating one goes back only when it may not go on. */
 		do
-			run_insn(v, c, mask);
+			rip = run_insn(v, c, rip, mask);
 		while (++c < end && may_go_on(v));
 		v->steps += (uint64_t)(c - block->code);
 	} while (may_go_on(v));
@@ -62,7 +66,7 @@ static void interpret_run(struct vcpu *v, bool single)
 		run_blocks(v);
 		return;
 	}
-	run_insn(v, lookup(v)->code, v->mode == MODE_64 ? ~0ull : 0xffffffffu);
+	run_insn(v, lookup(v)->code, v->rip, v->mode == MODE_64 ? ~0ull : 0xffffffffu);
 	v->steps++;
 }
 
