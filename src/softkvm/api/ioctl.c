@@ -94,6 +94,7 @@ static const struct {
 	const struct engine *engine;
 } engines[] = {
 	{"interpret", &engine_interpret},
+	{"translate", &engine_translate},
 };
 
 int softkvm_open(const char *engine, struct softkvm **system)

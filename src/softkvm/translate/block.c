@@ -107,7 +107,7 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, gva_t ri
 			w = view_new(t, gpa, rip & PAGE_MASK, hva, flavour);
 		if (w)
 			b = block_make(v, t, w, rip & 4095, &full);
-		if (!w || full)
+		if (!w || (!b && full))
 			t->want_flush = true;
 	}
 	if (b)
