@@ -137,10 +137,14 @@ static size_t filter_escapes(struct console *c, uint8_t *bytes, size_t count)
 	return kept;
 }
 
+/* Room that came between the look and the pause must not be missed, so look again after it. */
 static void pause_input(struct console *c)
 {
-	if (c->in)
-		loop_set_events(c->in, 0);
+	if (!c->in)
+		return;
+	loop_set_events(c->in, 0);
+	if (c->peer.room && c->peer.room(c->peer.opaque))
+		loop_set_events(c->in, EPOLLIN);
 }
 
 static void end_input(struct console *c)

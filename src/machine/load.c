@@ -59,7 +59,7 @@ static int read_all(int fd, uint8_t *to, uint64_t size)
 }
 
 /* A whole file in private memory; munmap() it. A mapping of the file itself could change or vanish under us. */
-static int read_file(const char *path, struct span *file, const struct message *message)
+static int read_file(const char *path, uint64_t size_max, struct span *file, const struct message *message)
 {
 	uint64_t size;
 	int fd = open_regular(path, &size, message), err;
@@ -68,6 +68,10 @@ static int read_file(const char *path, struct span *file, const struct message *
 	if (fd < 0)
 		return fd;
 	*file = (struct span){NULL, 0};
+	if (size > size_max) {
+		close(fd);
+		return say(message, -EFBIG, path, "the file is larger than the guest's memory");
+	}
 	if (!size) {
 		close(fd);
 		return 0;
@@ -91,7 +95,7 @@ static int load_kernel(struct machine *m, struct kernel *kernel, const struct me
 {
 	struct boot_message why;
 	struct span file;
-	int err = read_file(m->config.kernel, &file, message);
+	int err = read_file(m->config.kernel, m->config.mem_size, &file, message);
 
 	if (err)
 		return err;
