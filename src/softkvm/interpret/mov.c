@@ -146,17 +146,17 @@ void op_prefetch(struct vcpu *v, const struct insn *i)
 
 void op_mfence(struct vcpu *v, const struct insn *i)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__asm__ volatile("mfence" : : : "memory");
 }
 
 void op_lfence(struct vcpu *v, const struct insn *i)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__asm__ volatile("lfence" : : : "memory");
 }
 
 void op_sfence(struct vcpu *v, const struct insn *i)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__asm__ volatile("sfence" : : : "memory");
 }
 
 /* CLFLUSH, CLFLUSHOPT, CLWB: only the checks of a byte load. */

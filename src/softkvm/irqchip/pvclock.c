@@ -129,8 +129,8 @@ static uint32_t begin_version(uint32_t *version)
 	uint32_t next = __atomic_load_n(version, __ATOMIC_RELAXED);
 
 	next += next & 1 ? 2 : 1; /* left odd by somebody: start anew */
-	__atomic_store_n(version, next, __ATOMIC_RELAXED);
-	__atomic_thread_fence(__ATOMIC_RELEASE); /* pairs with the guest's read of version before the fields */
+	/* An exchange, so that the fields' stores stay behind it: pairs with the guest's read of version before them. */
+	__atomic_exchange_n(version, next, __ATOMIC_SEQ_CST);
 	return next;
 }
 
