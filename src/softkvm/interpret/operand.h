@@ -135,13 +135,13 @@ static inline uint64_t host_load(const void *p, unsigned size)
 {
 	switch (size) {
 	case 8:
-		return *(const volatile uint64_t *)p;
+		return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
 	case 4:
-		return *(const volatile uint32_t *)p;
+		return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
 	case 2:
-		return *(const volatile uint16_t *)p;
+		return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED);
 	default:
-		return *(const volatile uint8_t *)p;
+		return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED);
 	}
 }
 
@@ -149,16 +149,16 @@ static inline void host_store(void *p, unsigned size, uint64_t value)
 {
 	switch (size) {
 	case 8:
-		*(volatile uint64_t *)p = value;
+		__atomic_store_n((uint64_t *)p, value, __ATOMIC_RELAXED);
 		break;
 	case 4:
-		*(volatile uint32_t *)p = (uint32_t)value;
+		__atomic_store_n((uint32_t *)p, (uint32_t)value, __ATOMIC_RELAXED);
 		break;
 	case 2:
-		*(volatile uint16_t *)p = (uint16_t)value;
+		__atomic_store_n((uint16_t *)p, (uint16_t)value, __ATOMIC_RELAXED);
 		break;
 	default:
-		*(volatile uint8_t *)p = (uint8_t)value;
+		__atomic_store_n((uint8_t *)p, (uint8_t)value, __ATOMIC_RELAXED);
 	}
 }
 

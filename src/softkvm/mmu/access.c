@@ -103,24 +103,18 @@ static gva_t next_page(const struct vcpu *v, gva_t gva)
 
 /* --- bytes at a known place --- */
 
+/* One access that is neither torn nor repeated; other threads may be at the same bytes. */
 static inline uint64_t load(const void *p, unsigned size)
 {
-	uint16_t w;
-	uint32_t d;
-	uint64_t q;
-
 	switch (size) {
 	case 1:
-		return *(const uint8_t *)p;
+		return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED);
 	case 2:
-		__builtin_memcpy(&w, p, 2);
-		return w;
+		return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED);
 	case 4:
-		__builtin_memcpy(&d, p, 4);
-		return d;
+		return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
 	default:
-		__builtin_memcpy(&q, p, 8);
-		return q;
+		return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
 	}
 }
 
@@ -128,16 +122,16 @@ static inline void store(void *p, unsigned size, uint64_t value)
 {
 	switch (size) {
 	case 1:
-		__builtin_memcpy(p, &value, 1);
+		__atomic_store_n((uint8_t *)p, (uint8_t)value, __ATOMIC_RELAXED);
 		break;
 	case 2:
-		__builtin_memcpy(p, &value, 2);
+		__atomic_store_n((uint16_t *)p, (uint16_t)value, __ATOMIC_RELAXED);
 		break;
 	case 4:
-		__builtin_memcpy(p, &value, 4);
+		__atomic_store_n((uint32_t *)p, (uint32_t)value, __ATOMIC_RELAXED);
 		break;
 	default:
-		__builtin_memcpy(p, &value, 8);
+		__atomic_store_n((uint64_t *)p, value, __ATOMIC_RELAXED);
 	}
 }
 
