@@ -58,8 +58,10 @@ void op_int_n(struct vcpu *v, const struct insn *i)
 
 void op_int3(struct vcpu *v, const struct insn *i)
 {
-	if (v->guest_debug & KVM_GUESTDBG_USE_SW_BP)
+	if (v->guest_debug & KVM_GUESTDBG_USE_SW_BP) {
+		v->rip = v->insn_rip; /* the user is told where the breakpoint is */
 		debug_exit(v, VEC_BP, 0);
+	}
 	event_deliver(v, VEC_BP, EVENT_SOFT_EXCEPTION, false, 0, v->rip);
 }
 
