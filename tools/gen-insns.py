@@ -255,14 +255,7 @@ def gen_dispatch(rows, header, source):
            'extern insn_handler *const op_table[SEM_COUNT];', '']
     out += ['void op_%s(struct vcpu *v, const struct insn *i);' % s for s in sems]
     write(header, out + ['', '#endif'])
-    out = ['#include "base/log.h"', '#include "softkvm/interpret/ops.h"', '',
-           '/* Bring-up: what nobody has written yet is undefined to the guest. */',
-           'static void op_missing(struct vcpu *v, const struct insn *i)', '{',
-           '\tstatic uint8_t said[SEM_COUNT];', '', '\tif (!said[i->row->sem]++)',
-           '\t\tlog_warn("interpret: %s is not implemented", i->row->mnemonic);',
-           '\traise_exception(v, VEC_UD);', '}', '']
-    for s in sems:
-        out += ['__attribute__((weak)) void op_%s(struct vcpu *v, const struct insn *i) { op_missing(v, i); }' % s]
+    out = ['#include "softkvm/interpret/ops.h"']
     out += ['', 'insn_handler *const op_table[SEM_COUNT] = {']
     out += ['\t[SEM_%s] = op_%s,' % (s.upper(), s) for s in sems]
     write(source, out + ['};'])

@@ -11,6 +11,7 @@ static const struct command {
 	const char *help;
 } commands[] = {
 	{"run", cmd_run, "run a virtual machine"},
+	{"kvm", cmd_kvm, "run another VMM with softkvm as its /dev/kvm"},
 	{"check", cmd_check, "say what this host offers and what is missing"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this"},

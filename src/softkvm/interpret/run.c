@@ -46,18 +46,25 @@ static int interrupted(struct vcpu *v)
 
 /* --- requests --- */
 
-static int serve_requests(struct vcpu *v)
-{
-	uint32_t requests;
+enum { MEMORY_REQUESTS = VREQ_MEMORY | VREQ_TLB_FLUSH | VREQ_TLB_WRITE };
 
-	vcpu_pause_point(v);
-	requests = vcpu_take_requests(v);
+static void forget_memory(struct vcpu *v, uint32_t requests)
+{
 	if (requests & VREQ_MEMORY)
 		decode_cache_flush(v);
 	if (requests & (VREQ_TLB_FLUSH | VREQ_MEMORY))
 		mmu_flush_all(v);
 	else if (requests & VREQ_TLB_WRITE)
 		mmu_flush_writes(v);
+}
+
+static int serve_requests(struct vcpu *v)
+{
+	uint32_t requests;
+
+	vcpu_pause_point(v);
+	requests = vcpu_take_requests(v);
+	forget_memory(v, requests);
 	if (requests & VREQ_TIMER)
 		lapic_timer_poll(v);
 	if (requests & VREQ_CLOCK)
@@ -248,8 +255,10 @@ static int run_loop(struct vcpu *v)
 	if (__builtin_setjmp(v->leave_buf))
 		if (has_left(v))
 			return 0;
-	if (restarts_for_io(v)) {
+	if (restarts_for_io(v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
 		atomic_store(&v->cont, 1);
+		vcpu_pause_point(v);
+		forget_memory(v, atomic_fetch_and(&v->requests, ~(uint32_t)MEMORY_REQUESTS));
 		execute_single(v);
 	}
 	for (;;) {

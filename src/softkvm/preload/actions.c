@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Signals. The kernel's KVM_RUN returns -EINTR when a signal is pending, and the program's handler runs on the way out.
+ * Here the handler interrupts softkvm's own code and must end KVM_RUN afterwards: so every handler that the program sets is
+ * called through a wrapper, which first tells softkvm.
+ *
+ * softkvm itself wants host faults in translated code (SIGSEGV and its like). Its sigaction() calls come to us too, and are
+ * told apart by their caller's address. Its handler stays installed; what it does not know it passes to the
+ * action it found before, which is the program's current one by way of pass_on().
+ */
+#include "softkvm/preload/preload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+extern const char guise_text_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+extern const char guise_text_end[] __asm__("etext") __attribute__((visibility("hidden")));
+
+static struct sigaction wanted[NSIG]; /* the program's */
+static bool engine_has[NSIG];	      /* softkvm's handler is installed: the program's is reached through pass_on() */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static bool is_ours(const void *caller)
+{
+	return (const char *)caller >= guise_text_start && (const char *)caller < guise_text_end;
+}
+
+static bool is_function(const struct sigaction *a)
+{
+	return a->sa_flags & SA_SIGINFO || (a->sa_handler != SIG_DFL && a->sa_handler != SIG_IGN);
+}
+
+static void call(int number, siginfo_t *info, void *context)
+{
+	struct sigaction a = wanted[number];
+
+	if (a.sa_flags & SA_SIGINFO)
+		a.sa_sigaction(number, info, context);
+	else
+		a.sa_handler(number);
+}
+
+static void wrapper(int number, siginfo_t *info, void *context)
+{
+	int saved = errno;
+
+	softkvm_signal_arrived();
+	call(number, info, context);
+	errno = saved;
+}
+
+/* A host fault that is not softkvm's: as if its handler were not there. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+	struct sigaction def = {.sa_handler = SIG_DFL};
+
+	if (is_function(&wanted[number]))
+		wrapper(number, info, context);
+	else
+		NEXT(sigaction)(number, &def, NULL); /* the fault repeats, and kills as it should */
+}
+
+static int set_engine_action(int number, const struct sigaction *action, struct sigaction *old)
+{
+	if (old)
+		*old = (struct sigaction){.sa_sigaction = pass_on, .sa_flags = SA_SIGINFO};
+	if (!action)
+		return 0;
+	engine_has[number] = true;
+	return NEXT(sigaction)(number, action, NULL);
+}
+
+static int set_program_action(int number, const struct sigaction *action, struct sigaction *old)
+{
+	struct sigaction installed;
+	int ret = 0;
+
+	pthread_mutex_lock(&lock);
+	if (old)
+		*old = wanted[number];
+	if (action) {
+		struct sigaction before = wanted[number];
+
+		installed = *action;
+		wanted[number] = *action; /* before the handler can run */
+		if (is_function(action)) {
+			installed.sa_sigaction = wrapper;
+			installed.sa_flags |= SA_SIGINFO;
+		}
+		if (!engine_has[number])
+			ret = NEXT(sigaction)(number, &installed, NULL);
+		if (ret)
+			wanted[number] = before;
+	}
+	pthread_mutex_unlock(&lock);
+	return ret;
+}
+
+EXPORT int sigaction(int number, const struct sigaction *restrict action, struct sigaction *restrict old)
+{
+	if (number <= 0 || number >= NSIG)
+		return NEXT(sigaction)(number, action, old); /* EINVAL */
+	if (is_ours(__builtin_return_address(0)))
+		return set_engine_action(number, action, old);
+	return set_program_action(number, action, old);
+}
+
+EXPORT sighandler_t signal(int number, sighandler_t handler)
+{
+	struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+
+	if (number <= 0 || number >= NSIG) {
+		errno = EINVAL;
+		return SIG_ERR;
+	}
+	return set_program_action(number, &action, &old) ? SIG_ERR : old.sa_handler;
+}

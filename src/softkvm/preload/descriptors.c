@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The table of descriptors: two levels, so that look-ups take no lock. Entries change under `lock`; a look-up reads one
+ * pointer. Using a descriptor while another thread closes it is a race of the program's own making; in the kernel the
+ * file would live on until the call returns, so a shared entry is freed only when its users are gone.
+ */
+#include "softkvm/preload/preload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { CHUNK = 1024, CHUNKS = 1024 }; /* descriptors 0 .. 2^20 - 1 */
+
+struct shared {
+	struct softkvm *handle;
+	unsigned descriptors; /* protected by lock */
+	pid_t owner;
+};
+
+static _Atomic(_Atomic(struct shared *) *) table[CHUNKS];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static _Atomic(struct shared *) *entry(int fd, bool make)
+{
+	_Atomic(struct shared *) *chunk;
+
+	if (fd < 0 || fd >= CHUNK * CHUNKS)
+		return NULL;
+	chunk = atomic_load_explicit(&table[fd / CHUNK], memory_order_acquire); /* pairs with the store below */
+	if (!chunk && make) {
+		chunk = calloc(CHUNK, sizeof(*chunk));
+		if (chunk)
+			atomic_store_explicit(&table[fd / CHUNK], chunk, memory_order_release);
+	}
+	return chunk ? &chunk[fd % CHUNK] : NULL;
+}
+
+static void put(struct shared *shared)
+{
+	if (--shared->descriptors)
+		return;
+	if (shared->owner == getpid())
+		softkvm_close(shared->handle);
+	free(shared);
+}
+
+int descriptor_add(int fd, struct softkvm *handle)
+{
+	struct shared *shared = malloc(sizeof(*shared));
+	_Atomic(struct shared *) *e;
+
+	pthread_mutex_lock(&lock);
+	e = entry(fd, true);
+	if (shared && e) {
+		*shared = (struct shared){handle, 1, getpid()};
+		atomic_store_explicit(e, shared, memory_order_release);
+	}
+	pthread_mutex_unlock(&lock);
+	if (shared && e)
+		return 0;
+	free(shared);
+	softkvm_close(handle);
+	return -ENOMEM;
+}
+
+int descriptor_copy(int fd, int copy)
+{
+	_Atomic(struct shared *) *from, *to;
+	struct shared *shared = NULL;
+	int err = 0;
+
+	pthread_mutex_lock(&lock);
+	from = entry(fd, false);
+	if (from)
+		shared = *from;
+	if (shared) {
+		to = entry(copy, true);
+		if (to) {
+			shared->descriptors++;
+			atomic_store_explicit(to, shared, memory_order_release);
+		} else {
+			err = -ENOMEM;
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	return err;
+}
+
+static void drop_locked(int fd)
+{
+	_Atomic(struct shared *) *e = entry(fd, false);
+	struct shared *shared = e ? atomic_exchange(e, NULL) : NULL;
+
+	if (shared)
+		put(shared);
+}
+
+void descriptor_drop(int fd)
+{
+	_Atomic(struct shared *) *e = entry(fd, false);
+
+	if (!e || !atomic_load_explicit(e, memory_order_relaxed))
+		return; /* nearly every close() of the program */
+	pthread_mutex_lock(&lock);
+	drop_locked(fd);
+	pthread_mutex_unlock(&lock);
+}
+
+void descriptor_drop_range(unsigned first, unsigned last)
+{
+	if (last >= CHUNK * CHUNKS)
+		last = CHUNK * CHUNKS - 1;
+	for (unsigned long fd = first; fd <= last; fd++) {
+		if (!table[fd / CHUNK]) {
+			fd |= CHUNK - 1;
+			continue;
+		}
+		descriptor_drop((int)fd);
+	}
+}
+
+struct softkvm *descriptor_find(int fd, bool *foreign)
+{
+	_Atomic(struct shared *) *e = entry(fd, false);
+	struct shared *shared = e ? atomic_load_explicit(e, memory_order_acquire) : NULL;
+
+	if (!shared)
+		return NULL;
+	*foreign = shared->owner != getpid();
+	return shared->handle;
+}
