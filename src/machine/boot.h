@@ -28,6 +28,7 @@ struct span {
 
 enum boot_protocol {
 	BOOT_LINUX64, /* 64-bit mode, RSI → boot_params (Linux Documentation/arch/x86/boot.rst) */
+	BOOT_LINUX32, /* the same in 32-bit mode without paging, for 32-bit kernels */
 	BOOT_PVH      /* 32-bit mode, EBX → hvm_start_info (Xen docs/misc/pvh.pandoc) */
 };
 

@@ -5,7 +5,7 @@
  *
  * Where possible the payload is unpacked here, natively, and the kernel entered at its own 64-bit entry: that spares the
  * guest the slowest second of its life on a software CPU. If the payload is packed in a way that is not known here, the
- * guest does it: the protected-mode part is loaded whole and entered 200h bytes in.
+ * guest does it: the protected-mode part is loaded whole and entered 200h bytes in, or at its start by a 32-bit kernel.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,8 +35,6 @@ static int check_header(struct span file, struct boot_message *message)
 	if (get_le16(f + VERSION) < VERSION_MIN)
 		return boot_refuse(message, -ENOEXEC, "a bzImage of boot protocol %u.%02u; 2.12 is the oldest that is booted",
 				   f[VERSION + 1], f[VERSION]);
-	if (!(get_le16(f + XLOADFLAGS) & XLF_KERNEL_64))
-		return boot_refuse(message, -ENOEXEC, "a 32-bit kernel; only 64-bit kernels are booted");
 	return 0;
 }
 
@@ -135,7 +133,7 @@ static int load_whole(struct memory *mem, struct span file, struct span code, ui
 		return boot_refuse(message, -EINVAL, "truncated: no code");
 	kernel->start = base;
 	kernel->end = base + size;
-	kernel->entry = base + ENTRY_64;
+	kernel->entry = base + (kernel->protocol == BOOT_LINUX64 ? ENTRY_64 : 0);
 	kernel->how = "bzImage, unpacks itself";
 	return mem_write(mem, base, code.bytes, code.size);
 }
@@ -150,9 +148,9 @@ int bzimage_load(struct memory *mem, struct span file, uint64_t low_ram, struct 
 		err = find_code(file, &code, message);
 	if (err)
 		return err;
-	kernel->protocol = BOOT_LINUX64;
+	kernel->protocol = get_le16(file.bytes + XLOADFLAGS) & XLF_KERNEL_64 ? BOOT_LINUX64 : BOOT_LINUX32;
 	keep_header(file, kernel);
-	err = load_payload(mem, file, code, low_ram, kernel, message);
+	err = kernel->protocol == BOOT_LINUX64 ? load_payload(mem, file, code, low_ram, kernel, message) : -ENOTSUP;
 	if (err == -ENOTSUP)
 		err = load_whole(mem, file, code, low_ram, kernel, message);
 	if (err && !message->text[0])

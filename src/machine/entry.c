@@ -98,7 +98,7 @@ int boot_entry(struct kvm_vcpu *vcpu, struct memory *mem, const struct kernel *k
 		err = write_page_tables(mem);
 	if (!err)
 		err = kvm_vcpu_set_sregs(vcpu, &sregs);
-	if (is_64bit)
+	if (kernel->protocol != BOOT_PVH)
 		regs.rsi = BOOT_PARAMS_GPA;
 	else
 		regs.rbx = PVH_START_INFO_GPA;

@@ -149,7 +149,7 @@ static int write_tables(struct machine *m, const struct kernel *kernel, struct b
 				   .pci_mmio64_size = PCI_MMIO64_SIZE, .has_pvpanic = true};
 	int err = acpi_write(&m->mem, &acpi, &info->rsdp_gpa);
 
-	if (!err && kernel->protocol == BOOT_LINUX64)
+	if (!err && kernel->protocol != BOOT_PVH)
 		err = boot_params_write(&m->mem, kernel, info);
 	else if (!err)
 		err = pvh_start_info_write(&m->mem, info);
