@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * KVM_SET_SIGNAL_MASK: the thread's signal mask inside KVM_RUN. Apart, because <signal.h> and x86/arch.h both want the
- * name REG_RIP.
+ * KVM_SET_SIGNAL_MASK: the thread's signal mask inside KVM_RUN.
  */
 #ifndef GUISE_SOFTKVM_API_RUN_MASK_H
 #define GUISE_SOFTKVM_API_RUN_MASK_H
