@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Random instructions, on the real processor and in the interpreter, from the same state: general registers, flags,
+ * vector and x87 state, memory and faults must come out the same. Every comparable row of the table must have
+ * completed at least once.
+ *
+ *	insn_native [COUNT [SEED]]	COUNT 0: for ever
+ *
+ * The guest is a 64-bit user program with the test's own few pages at the same addresses; everything else is not
+ * mapped in the guest, and instructions are aimed so that the process has nothing there either. Not comparable are
+ * answers of the machine (CPUID, time), segment loads, far transfers and system calls; x87 instruction pointers
+ * (random_state.c, is_comparable() and forget_pointers()).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../unit/harness.h"
+#include "random_state.h"
+
+enum { MAX_COMPLAINTS = 20, DATA_BYTES = NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PAGE_TABLES = 0x100000 };
+
+static struct random rng;
+static struct harness guest;
+static uint64_t complaints, *completed, faults, tried;
+
+/* --- the guest --- */
+
+static void put_entry(uint32_t table, unsigned index, uint64_t entry)
+{
+	memcpy(guest.ram + table + 8 * index, &entry, 8);
+}
+
+/* User pages at the native addresses, with the native rights. */
+static void map_guest(void)
+{
+	const uint64_t all = PTE_P | PTE_W | PTE_U;
+
+	for (unsigned level = 0; level < 3; level++)
+		put_entry(PAGE_TABLES + 4096 * level, 0, (PAGE_TABLES + 4096 * (level + 1)) | all);
+	for (uint32_t a = NATIVE_CODE; a < NATIVE_CODE + NATIVE_CODE_SIZE; a += 4096)
+		put_entry(PAGE_TABLES + 4096 * 3, a >> 12, a | PTE_P | PTE_U);
+	for (uint32_t a = NATIVE_DATA; a < NATIVE_DATA + NATIVE_DATA_SIZE; a += 4096)
+		put_entry(PAGE_TABLES + 4096 * 3, a >> 12, a | all | PTE_NX);
+	put_entry(PAGE_TABLES + 4096 * 3, NATIVE_CONST >> 12, NATIVE_CONST | PTE_P | PTE_U | PTE_NX);
+}
+
+static int start_guest(void)
+{
+	int err = harness_new(&guest, HARNESS_LONG64);
+
+	if (err)
+		return err;
+	harness_user(&guest);
+	map_guest();
+	guest.v->cr0 |= CR0_AM;
+	guest.v->cr3 = PAGE_TABLES;
+	mmu_cr3_loaded(guest.v, 0, false);
+	mmu_mode_changed(guest.v);
+	mmu_flush_all(guest.v);
+	return 0;
+}
+
+static void guest_code(uint32_t slot, const uint8_t *code, unsigned size)
+{
+	memset(guest.ram + slot, 0xcc, NATIVE_SLOT);
+	memcpy(guest.ram + slot, code, size);
+	code_written(&guest.vm, slot, NATIVE_SLOT);
+}
+
+static void run_guest(uint32_t slot, const struct cpu_state *in, struct cpu_state *out, struct outcome *outcome)
+{
+	struct vcpu *v = guest.v;
+	int result;
+
+	memcpy(v->gpr, in->gpr, sizeof(v->gpr));
+	v->rflags = in->rflags;
+	v->rip = slot;
+	memcpy(&v->fpu->x, &in->fp, 832);
+	do
+		result = harness_run(&guest, 1);
+	while (result == HARNESS_OK && v->rip == slot);
+	memcpy(out->gpr, v->gpr, sizeof(v->gpr));
+	out->rflags = v->rflags;
+	out->rip = v->rip;
+	memcpy(&out->fp, &v->fpu->x, 832);
+	*outcome = (struct outcome){result, v->exception_has_error ? v->exception_error : 0,
+				    result == VEC_PF ? v->exception_payload : 0};
+}
+
+/* --- comparing --- */
+
+static void report(const struct insn *i, const uint8_t *code, const char *what)
+{
+	char text[100] = "(invalid)";
+
+	if (i)
+		insn_format(i, NATIVE_CODE, text, sizeof(text));
+	printf("%s:", text);
+	for (unsigned k = 0; k < (i ? i->len : 15); k++)
+		printf(" %02x", code[k]);
+	printf(": %s\n", what);
+	complaints++;
+}
+
+/* Spell out initial components, so that bytes compare. */
+static void spell_out(struct xsave_area *x)
+{
+	if (!(x->xstate_bv & XSTATE_X87)) {
+		x->fcw = FCW_INIT;
+		x->fsw = 0;
+		x->ftw = 0;
+		memset(x->st, 0, sizeof(x->st));
+	}
+	if (!(x->xstate_bv & XSTATE_SSE))
+		memset(x->xmm, 0, sizeof(x->xmm));
+	if (!(x->xstate_bv & XSTATE_AVX))
+		memset(x->ymmh, 0, sizeof(x->ymmh));
+}
+
+static bool compare_fp(const struct insn *i, const uint8_t *code, struct xsave_area *n, struct xsave_area *g)
+{
+	char what[100];
+
+	spell_out(n);
+	spell_out(g);
+	if (n->fcw != g->fcw || n->fsw != g->fsw || n->ftw != g->ftw || n->mxcsr != g->mxcsr) {
+		snprintf(what, sizeof(what), "fcw %x %x fsw %x %x ftw %x %x mxcsr %x %x", n->fcw, g->fcw, n->fsw, g->fsw,
+			 n->ftw, g->ftw, n->mxcsr, g->mxcsr);
+		report(i, code, what);
+		return false;
+	}
+	for (unsigned k = 0; k < 16; k++) {
+		if (memcmp(n->xmm[k], g->xmm[k], 16) || memcmp(n->ymmh[k], g->ymmh[k], 16) ||
+		    (k < 8 && memcmp(n->st[k], g->st[k], 10))) {
+			snprintf(what, sizeof(what), "vector or x87 register %u", k);
+			report(i, code, what);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool compare_registers(const struct insn *i, const uint8_t *code, const struct cpu_state *n, const struct cpu_state *g)
+{
+	const uint64_t flags = FLAGS_STATUS | FLAG_DF | FLAG_AC;
+	char what[200];
+
+	for (unsigned k = 0; k < 16; k++) {
+		if (n->gpr[k] == g->gpr[k])
+			continue;
+		snprintf(what, sizeof(what), "register %u native %#llx guest %#llx", k, (unsigned long long)n->gpr[k],
+			 (unsigned long long)g->gpr[k]);
+		report(i, code, what);
+		return false;
+	}
+	if ((n->rflags ^ g->rflags) & flags) {
+		snprintf(what, sizeof(what), "flags native %llx guest %llx", (unsigned long long)(n->rflags & flags),
+			 (unsigned long long)(g->rflags & flags));
+		report(i, code, what);
+		return false;
+	}
+	return true;
+}
+
+static bool compare_outcome(const struct insn *i, const uint8_t *code, const struct outcome *n, const struct outcome *g)
+{
+	char what[200];
+
+	if (n->vector == g->vector && (n->vector < 0 || n->error == g->error) &&
+	    (n->vector != VEC_PF || n->cr2 == g->cr2))
+		return true;
+	snprintf(what, sizeof(what), "fault native %d error %llx cr2 %llx, guest %d error %llx cr2 %llx", n->vector,
+		 (unsigned long long)n->error, (unsigned long long)n->cr2, g->vector, (unsigned long long)g->error,
+		 (unsigned long long)g->cr2);
+	report(i, code, what);
+	return false;
+}
+
+/* Stored x87 pointers and MXCSR_MASK are the host's own: take them as the guest has them. */
+static void forget_pointers(const struct insn *i, uint32_t target)
+{
+	uint8_t *n = native_data() + target - NATIVE_DATA, *g = guest.ram + target;
+
+	if (target < NATIVE_DATA || target + 512 > NATIVE_DATA + NATIVE_DATA_SIZE)
+		return;
+	switch (i->row->sem) {
+	case SEM_FXSAVE: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC:
+		memcpy(n + 6, g + 6, 18);
+		memcpy(n + 28, g + 28, 4);
+		break;
+	case SEM_FNSTENV: case SEM_FNSAVE:
+		if (i->op_size == 2)
+			memcpy(n + 6, g + 6, 8);
+		else
+			memcpy(n + 12, g + 12, 16);
+	}
+}
+
+static void compare_memory(const struct insn *i, const uint8_t *code)
+{
+	char what[100];
+	const uint8_t *n = native_data(), *g = guest.ram + NATIVE_DATA;
+	unsigned k = 0;
+
+	if (!memcmp(n, g, DATA_BYTES))
+		return;
+	while (n[k] == g[k])
+		k++;
+	snprintf(what, sizeof(what), "memory at %x: native %02x guest %02x", NATIVE_DATA + k, n[k], g[k]);
+	report(i, code, what);
+}
+
+/* --- one round --- */
+
+static void refresh_memory(uint32_t target)
+{
+	uint32_t at = target & ~7u;
+
+	if (at < NATIVE_DATA + 8)
+		at = NATIVE_DATA + 8;
+	if (at > NATIVE_DATA + DATA_BYTES - 136)
+		at = NATIVE_DATA + DATA_BYTES - 136;
+	random_bytes(&rng, native_data() + at - 8 - NATIVE_DATA, 144);
+}
+
+/* Random row → code in *i. False: not comparable. */
+static bool choose(uint8_t *code, struct insn *i, enum insn_status *status)
+{
+	const struct insn_row *row = &insn_rows[random_below(&rng, insn_row_count)];
+
+	if (!row_code(row, MODE_64, &rng, code))
+		return false;
+	*status = insn_decode(i, code, INSN_MAX_LEN, MODE_64);
+	if (*status == INSN_OK)
+		return is_comparable(i);
+	return *status == INSN_INVALID && row->attrs & (INSN_LOCK | INSN_VSIB);
+}
+
+static void round_of(uint32_t slot)
+{
+	static struct cpu_state in, native, emulated;
+	struct outcome n, g;
+	uint8_t code[INSN_MAX_LEN];
+	enum insn_status status;
+	struct insn i;
+	uint32_t target = NATIVE_DATA;
+
+	if (!choose(code, &i, &status))
+		return;
+	random_state(&rng, &in);
+	if (status == INSN_OK) {
+		if (random_below(&rng, 2))
+			refresh_memory(NATIVE_DATA + random_below(&rng, DATA_BYTES));
+		target = aim(&rng, &i, slot, &in, code);
+		insn_decode(&i, code, INSN_MAX_LEN, MODE_64);
+	}
+	native_code(slot, code, status == INSN_OK ? i.len : INSN_MAX_LEN);
+	guest_code(slot, code, status == INSN_OK ? i.len : INSN_MAX_LEN);
+	memcpy(guest.ram + NATIVE_DATA, native_data(), DATA_BYTES);
+	native_run(slot, &in, &native, &n);
+	run_guest(slot, &in, &emulated, &g);
+	tried++;
+	if (native.rip == 0)
+		native.rip = slot + i.len;
+	if (n.vector < 0 && status == INSN_OK)
+		completed[i.row - insn_rows]++;
+	else
+		faults++;
+	if (status == INSN_OK && n.vector < 0)
+		forget_pointers(&i, target);
+	if (compare_outcome(status == INSN_OK ? &i : NULL, code, &n, &g) &&
+	    compare_registers(&i, code, &native, &emulated) && compare_fp(&i, code, &native.fp, &emulated.fp)) {
+		if (native.rip != emulated.rip)
+			report(&i, code, "RIP");
+		compare_memory(&i, code);
+	}
+}
+
+/* Privileged rows never complete in user mode, rows that always fault neither. */
+static unsigned report_missing(void)
+{
+	unsigned missing = 0;
+	struct random r = {1};
+	uint8_t code[INSN_MAX_LEN];
+	struct insn i;
+
+	for (unsigned k = 0; k < insn_row_count; k++) {
+		bool usable = false;
+
+		for (unsigned n = 0; n < 50 && !usable; n++)
+			usable = row_code(&insn_rows[k], MODE_64, &r, code) &&
+				 insn_decode(&i, code, INSN_MAX_LEN, MODE_64) == INSN_OK && i.row == &insn_rows[k] &&
+				 is_comparable(&i);
+		if (!usable || completed[k] || insn_rows[k].attrs & INSN_PRIV)
+			continue;
+		switch (insn_rows[k].sem) {
+		case SEM_UD: case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_CLI: case SEM_STI:
+			continue;
+		}
+		printf("never completed: row %u, %s\n", k, insn_rows[k].mnemonic);
+		missing++;
+	}
+	return missing;
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000;
+	int err;
+
+	rng.state = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15ull ^ (uint64_t)time(NULL) << 20;
+	printf("seed %#llx\n", (unsigned long long)rng.state);
+	completed = calloc(insn_row_count, sizeof(*completed));
+	err = native_init();
+	if (!err)
+		err = start_guest();
+	if (err || !completed) {
+		printf("cannot start: %s\n", strerror(-err));
+		return 77;
+	}
+	random_bytes(&rng, native_data(), DATA_BYTES);
+	for (uint64_t n = 0; (!count || tried < count) && complaints < MAX_COMPLAINTS; n++)
+		round_of(NATIVE_CODE + n * NATIVE_SLOT % NATIVE_CODE_SIZE);
+	printf("%llu instructions, %llu of them faulted, %llu differ\n", (unsigned long long)tried,
+	       (unsigned long long)faults, (unsigned long long)complaints);
+	if (!complaints && tried >= 1000000)
+		complaints += report_missing();
+	return complaints ? 1 : 0;
+}
