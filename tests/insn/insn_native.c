@@ -55,6 +55,7 @@ static int start_guest(void)
 	harness_user(&guest);
 	map_guest();
 	guest.v->cr0 |= CR0_AM;
+	guest.v->seg[SEG_TR].limit = 0x5f; /* no I/O permission bitmap */
 	guest.v->cr3 = PAGE_TABLES;
 	mmu_cr3_loaded(guest.v, 0, false);
 	mmu_mode_changed(guest.v);
@@ -97,7 +98,7 @@ static void report(const struct insn *i, const uint8_t *code, const char *what)
 
 	if (i)
 		insn_format(i, NATIVE_CODE, text, sizeof(text));
-	printf("%s:", text);
+	printf("%llu: %s:", (unsigned long long)tried, text);
 	for (unsigned k = 0; k < (i ? i->len : 15); k++)
 		printf(" %02x", code[k]);
 	printf(": %s\n", what);
@@ -119,10 +120,13 @@ static void spell_out(struct xsave_area *x)
 		memset(x->ymmh, 0, sizeof(x->ymmh));
 }
 
-static bool compare_fp(const struct insn *i, const uint8_t *code, struct xsave_area *n, struct xsave_area *g)
+static bool compare_fp(const struct insn *i, const uint8_t *code, struct xsave_area *n, struct xsave_area *g,
+		       bool faulted)
 {
 	char what[100];
 
+	if (i && i->op == OP_MASKMOVQ && faulted)
+		return true; /* whether the x87 unit has changed to MMX by then is up to the processor */
 	spell_out(n);
 	spell_out(g);
 	if (n->fcw != g->fcw || n->fsw != g->fsw || n->ftw != g->ftw || n->mxcsr != g->mxcsr) {
@@ -164,12 +168,29 @@ static bool compare_registers(const struct insn *i, const uint8_t *code, const s
 	return true;
 }
 
+/* Microcode touches large images and masked operands in an order of its own: the fault's details differ. */
+static bool has_loose_faults(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_FRSTOR: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FNSTENV: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE:
+	case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR: case SEM_MASKMOV:
+		return true;
+	}
+	return false;
+}
+
+static bool same_fault(const struct insn *i, const struct outcome *n, const struct outcome *g)
+{
+	if (i && n->vector == VEC_PF && has_loose_faults(i))
+		return true;
+	return n->error == g->error && (n->vector != VEC_PF || n->cr2 == g->cr2);
+}
+
 static bool compare_outcome(const struct insn *i, const uint8_t *code, const struct outcome *n, const struct outcome *g)
 {
 	char what[200];
 
-	if (n->vector == g->vector && (n->vector < 0 || n->error == g->error) &&
-	    (n->vector != VEC_PF || n->cr2 == g->cr2))
+	if (n->vector == g->vector && (n->vector < 0 || same_fault(i, n, g)))
 		return true;
 	snprintf(what, sizeof(what), "fault native %d error %llx cr2 %llx, guest %d error %llx cr2 %llx", n->vector,
 		 (unsigned long long)n->error, (unsigned long long)n->cr2, g->vector, (unsigned long long)g->error,
@@ -178,23 +199,25 @@ static bool compare_outcome(const struct insn *i, const uint8_t *code, const str
 	return false;
 }
 
-/* Stored x87 pointers and MXCSR_MASK are the host's own: take them as the guest has them. */
-static void forget_pointers(const struct insn *i, uint32_t target)
+/* Stored x87 pointers and MXCSR_MASK are the host's own: take bytes [from, to) of the image as the guest has them. */
+static void forget(uint64_t image, unsigned from, unsigned to)
 {
-	uint8_t *n = native_data() + target - NATIVE_DATA, *g = guest.ram + target;
+	for (uint64_t at = image + from; at < image + to; at++)
+		if (at >= NATIVE_DATA && at < NATIVE_DATA + NATIVE_DATA_SIZE)
+			native_data()[at - NATIVE_DATA] = guest.ram[at];
+}
 
-	if (target < NATIVE_DATA || target + 512 > NATIVE_DATA + NATIVE_DATA_SIZE)
-		return;
+static void forget_pointers(const struct insn *i, const struct cpu_state *in)
+{
+	uint64_t image = effective_address(i, guest.v->rip, in);
+
 	switch (i->row->sem) {
 	case SEM_FXSAVE: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC:
-		memcpy(n + 6, g + 6, 18);
-		memcpy(n + 28, g + 28, 4);
+		forget(image, 6, 24);
+		forget(image, 28, 32);
 		break;
 	case SEM_FNSTENV: case SEM_FNSAVE:
-		if (i->op_size == 2)
-			memcpy(n + 6, g + 6, 8);
-		else
-			memcpy(n + 12, g + 12, 16);
+		forget(image, i->op_size == 2 ? 6 : 12, i->op_size == 2 ? 14 : 28);
 	}
 }
 
@@ -209,6 +232,14 @@ static void compare_memory(const struct insn *i, const uint8_t *code)
 	while (n[k] == g[k])
 		k++;
 	snprintf(what, sizeof(what), "memory at %x: native %02x guest %02x", NATIVE_DATA + k, n[k], g[k]);
+	report(i, code, what);
+}
+
+static void report_rip(const struct insn *i, const uint8_t *code, uint64_t native, uint64_t emulated)
+{
+	char what[100];
+
+	snprintf(what, sizeof(what), "RIP native %llx guest %llx", (unsigned long long)native, (unsigned long long)emulated);
 	report(i, code, what);
 }
 
@@ -245,7 +276,6 @@ static void round_of(uint32_t slot)
 	uint8_t code[INSN_MAX_LEN];
 	enum insn_status status;
 	struct insn i;
-	uint32_t target = NATIVE_DATA;
 
 	if (!choose(code, &i, &status))
 		return;
@@ -253,7 +283,7 @@ static void round_of(uint32_t slot)
 	if (status == INSN_OK) {
 		if (random_below(&rng, 2))
 			refresh_memory(NATIVE_DATA + random_below(&rng, DATA_BYTES));
-		target = aim(&rng, &i, slot, &in, code);
+		aim(&rng, &i, slot, &in, code);
 		insn_decode(&i, code, INSN_MAX_LEN, MODE_64);
 	}
 	native_code(slot, code, status == INSN_OK ? i.len : INSN_MAX_LEN);
@@ -269,11 +299,11 @@ static void round_of(uint32_t slot)
 	else
 		faults++;
 	if (status == INSN_OK && n.vector < 0)
-		forget_pointers(&i, target);
+		forget_pointers(&i, &in);
 	if (compare_outcome(status == INSN_OK ? &i : NULL, code, &n, &g) &&
-	    compare_registers(&i, code, &native, &emulated) && compare_fp(&i, code, &native.fp, &emulated.fp)) {
+	    compare_registers(&i, code, &native, &emulated) && compare_fp(&i, code, &native.fp, &emulated.fp, n.vector >= 0)) {
 		if (native.rip != emulated.rip)
-			report(&i, code, "RIP");
+			report_rip(&i, code, native.rip, emulated.rip);
 		compare_memory(&i, code);
 	}
 }
@@ -297,6 +327,7 @@ static unsigned report_missing(void)
 			continue;
 		switch (insn_rows[k].sem) {
 		case SEM_UD: case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_CLI: case SEM_STI:
+		case SEM_CLAC: case SEM_STAC:
 			continue;
 		}
 		printf("never completed: row %u, %s\n", k, insn_rows[k].mnemonic);

@@ -94,6 +94,8 @@ int native_init(void)
 		err = map_pair(NATIVE_DATA, NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PROT_READ | PROT_WRITE, &data_view);
 	if (!err && mprotect((void *)NATIVE_CONST, NATIVE_CONST_SIZE, PROT_READ))
 		err = -errno;
+	for (uint32_t at = NATIVE_DATA; !err && at < NATIVE_CONST + NATIVE_CONST_SIZE; at += 4096)
+		(void)*(volatile uint8_t *)(uintptr_t)at; /* present, so that error codes are those of rights */
 	return err ? err : native_signal_init();
 }
 
@@ -102,13 +104,13 @@ uint8_t *native_data(void)
 	return data_view;
 }
 
-/* jmp *(%rip); .quad target */
-static void put_exit(uint8_t *p, void (*target)(void))
+/* jmp *pointer(%rip). The pointers are aligned: the guest's AC flag may be set. */
+static void put_exit(uint8_t *slot, unsigned at, unsigned pointer, void (*target)(void))
 {
-	static const uint8_t jump[6] = {0xff, 0x25};
+	const uint8_t jump[6] = {0xff, 0x25, pointer - at - 6};
 
-	memcpy(p, jump, 6);
-	memcpy(p + 6, &target, 8);
+	memcpy(slot + at, jump, 6);
+	memcpy(slot + pointer, &target, 8);
 }
 
 void native_code(uint32_t slot, const uint8_t *code, unsigned size)
@@ -116,8 +118,8 @@ void native_code(uint32_t slot, const uint8_t *code, unsigned size)
 	uint8_t *p = code_view + (slot - NATIVE_CODE);
 
 	memcpy(p, code, size);
-	put_exit(p + size, native_exit_next);
-	put_exit(p + NATIVE_TAKEN, native_exit_taken);
+	put_exit(p, size, 48, native_exit_next);
+	put_exit(p, NATIVE_TAKEN, 56, native_exit_taken);
 }
 
 void native_run(uint32_t slot, const struct cpu_state *in, struct cpu_state *out, struct outcome *outcome)

@@ -72,6 +72,9 @@ static void random_fp(struct random *r, struct xsave_area *x)
 	x->xstate_bv = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX;
 	x->fcw = 0x40 | random_below(r, 4) << 8 | random_below(r, 4) << 10 | (random_below(r, 6) ? 0x3f : random_below(r, 64));
 	x->fsw = random_below(r, 8) << 11 | (random_u64(r) & 0x4700) | (random_below(r, 6) ? 0 : random_below(r, 128));
+	x->fsw &= ~0x8080;
+	if (x->fsw & ~x->fcw & 0x3f)
+		x->fsw |= 0x8080; /* error summary and busy */
 	x->ftw = random_below(r, 3) ? 0xff : random_below(r, 4) ? 0 : random_u64(r) >> 56;
 	x->mxcsr = (random_below(r, 6) ? 0x1f80 : random_below(r, 64) << 7) | random_below(r, 4) << 13 |
 		   (random_below(r, 4) ? 0 : 0x8000) | (random_below(r, 4) ? 0 : 0x40) | random_below(r, 64);
@@ -93,6 +96,15 @@ void random_state(struct random *r, struct cpu_state *s)
 	random_fp(r, &s->fp);
 }
 
+static bool is_xsave(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR:
+		return true;
+	}
+	return false;
+}
+
 bool is_comparable(const struct insn *i)
 {
 	switch (i->row->sem) {
@@ -105,6 +117,17 @@ bool is_comparable(const struct insn *i)
 	case SEM_RDFSBASE: case SEM_RDGSBASE: case SEM_WRFSBASE: case SEM_WRGSBASE: case SEM_SWAPGS:
 		return false;
 	}
+	if (i->row->sem == SEM_NOP && i->opcode == 0x0d && i->modrm >= 0xc0)
+		return false; /* #UD on AMD's processors */
+	if ((i->row->sem == SEM_LOOPE || i->row->sem == SEM_LOOPNE) && i->prefixes & (PFX_REP | PFX_REPNE))
+		return false; /* AMD's processors take the condition from the prefix */
+	if (i->row->feature == FEAT_SHA && (i->mem.base == RSP || i->mem.base == i->mem.index))
+		return false; /* cannot be aligned: see aim() */
+	if (is_xsave(i) && (i->mem.base == RAX || i->mem.base == RDX || i->mem.index == RAX || i->mem.index == RDX))
+		return false; /* EDX:EAX are taken */
+	if (i->row->sem >= SEM_BT && i->row->sem <= SEM_BTC && i->modrm < 0xc0 &&
+	    (i->operand[1].reg == i->mem.base || i->operand[1].reg == i->mem.index))
+		return false; /* cannot be aimed */
 	if (i->row->branch == BR_FAR)
 		return i->row->sem == SEM_UD;
 	if (i->row->encoding & ENC_F64 && i->prefixes & PFX_66)
@@ -169,7 +192,12 @@ static void aim_memory(struct random *r, struct insn *i, uint32_t slot, struct c
 		patch(code, i, i->disp_at, i->disp_size, target - scaled_index(i, s));
 	} else if (m->base == m->index && !m->vsib) {
 		s->gpr[m->base] = (target - m->disp) / (1 + (1 << m->scale_log2));
-	} else if (m->index == RSP || m->base != RSP || random_below(r, 2)) {
+	} else if (m->base == RSP) {
+		if (m->index != REG_NONE && !m->vsib)
+			s->gpr[m->index] = random_below(r, 512);
+		if (i->disp_size == 4)
+			patch(code, i, i->disp_at, 4, target - s->gpr[RSP] - scaled_index(i, s));
+	} else {
 		s->gpr[m->base] = target - m->disp - scaled_index(i, s);
 	}
 	if (m->addr_size == 4 && m->base != RSP && m->base < 16 && random_below(r, 2) && i->row->sem != SEM_XLAT)
@@ -225,8 +253,20 @@ static void aim_xsave(struct random *r, struct cpu_state *s, uint32_t target)
 
 static void put_target(uint32_t address, uint64_t value)
 {
-	if (address >= NATIVE_DATA && address + 8 <= NATIVE_DATA + NATIVE_DATA_SIZE)
+	if (address >= NATIVE_DATA && address + 8 <= NATIVE_CONST + NATIVE_CONST_SIZE)
 		memcpy(native_data() + address - NATIVE_DATA, &value, 8);
+}
+
+uint64_t effective_address(const struct insn *i, uint64_t next_rip, const struct cpu_state *s)
+{
+	const struct insn_mem *m = &i->mem;
+	uint64_t ea = m->disp + scaled_index(i, s);
+
+	if (m->base == REG_RIP)
+		ea += next_rip;
+	else if (m->base != REG_NONE)
+		ea += s->gpr[m->base];
+	return m->addr_size == 4 ? (uint32_t)ea : ea;
 }
 
 /* Near branches go to NATIVE_TAKEN. */
@@ -245,19 +285,33 @@ static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s,
 	}
 }
 
-static bool is_xsave(const struct insn *i)
+/* Images and masked stores: when they are misaligned for #AC is up to the processor. */
+static bool has_loose_alignment(const struct insn *i)
 {
 	switch (i->row->sem) {
-	case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR:
+	case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_MASKMOV:
 		return true;
 	}
 	return false;
 }
 
-uint32_t aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code)
+/* MXCSR.MM is AMD's and not offered to guests. */
+static void clear_misaligned_mode(const struct insn *i, uint32_t address)
+{
+	unsigned at = address + (i->op == OP_LDMXCSR || i->op == OP_VLDMXCSR ? 2 : 26);
+
+	if (i->row->sem != SEM_LDMXCSR && i->row->sem != SEM_FXRSTOR && i->row->sem != SEM_XRSTOR)
+		return;
+	if (at >= NATIVE_DATA && at < NATIVE_CONST + NATIVE_CONST_SIZE)
+		native_data()[at - NATIVE_DATA] &= ~2;
+}
+
+void aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code)
 {
 	uint32_t target = random_target(r, memory_size(i));
 
+	if (i->row->feature == FEAT_SHA) /* some processors allow misaligned operands there */
+		target &= -16;
 	if (i->row->attrs & INSN_STRING)
 		aim_string(r, i, s);
 	if (i->row->sem >= SEM_BT && i->row->sem <= SEM_BTC)
@@ -270,15 +324,21 @@ uint32_t aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *
 		s->gpr[RDI] = target;
 	if (i->row->sem == SEM_LEAVE || i->row->sem == SEM_ENTER)
 		s->gpr[RBP] = random_target(r, 256);
+	if (is_xsave(i))
+		aim_xsave(r, s, target);
 	if (is_mem(i))
 		aim_memory(r, i, slot, s, code, target);
 	else if (i->disp_size) /* moffs */
 		patch(code, i, i->disp_at, i->disp_size, target);
-	if (is_xsave(i))
-		aim_xsave(r, s, target);
+	if (is_mem(i)) {
+		insn_decode(i, code, INSN_MAX_LEN, MODE_64);
+		target = effective_address(i, slot + i->len, s);
+		clear_misaligned_mode(i, target);
+	}
+	if (has_loose_alignment(i))
+		s->rflags &= ~FLAG_AC;
 	if (i->row->branch != BR_NONE && i->row->branch != BR_FAR)
 		aim_branch(i, slot, s, code, target);
 	if (i->row->sem == SEM_POPF) /* no TF, NT: the test's own process would notice */
 		put_target(s->gpr[RSP], random_u64(r) & (FLAGS_STATUS | FLAG_DF | FLAG_IF | FLAG_ID));
-	return target;
 }

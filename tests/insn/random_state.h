@@ -16,8 +16,11 @@ bool is_comparable(const struct insn *i);
 
 /*
  * Adjusts registers, and displacements and branch offsets in `code` (decoded as *i; decode again), so that memory
- * accesses mostly hit NATIVE_DATA's pages and branches NATIVE_TAKEN. Returns the address that the memory operand has.
+ * accesses mostly hit NATIVE_DATA's pages and branches NATIVE_TAKEN.
  */
-uint32_t aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code);
+void aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code);
+
+/* Offset that the memory operand names; next_rip: address behind the instruction. */
+uint64_t effective_address(const struct insn *i, uint64_t next_rip, const struct cpu_state *s);
 
 #endif

@@ -201,8 +201,6 @@ static bool operands_differ_by_design(const struct insn *i)
 	if (i->mode == MODE_64 && i->prefixes & PFX_67 && i->has_modrm && (i->modrm & 0xc7) == 4 &&
 	    (i->bytes[i->modrm_at + 1] & 7) == 5 && i->rex & 1)
 		return true; /* Zydis takes r13d for a base where there is none */
-	if (i->op == OP_MOVSXD && i->op_size == 2)
-		return true; /* Zydis reads 4 bytes for MOVSXD r16, the manual 2 */
 	switch (i->row->sem) {
 	case SEM_XLAT: case SEM_NOP: case SEM_SALC: case SEM_LAHF: case SEM_SAHF: case SEM_UD:
 		return true;

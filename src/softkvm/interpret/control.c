@@ -319,13 +319,18 @@ static void set_ac(struct vcpu *v, uint64_t ac)
 	mmu_mode_changed(v);
 }
 
+/* Above CPL 0 CLAC and STAC are #UD, not #GP. */
 void op_clac(struct vcpu *v, const struct insn *i)
 {
+	if (v->cpl)
+		raise_exception(v, VEC_UD);
 	set_ac(v, 0);
 }
 
 void op_stac(struct vcpu *v, const struct insn *i)
 {
+	if (v->cpl)
+		raise_exception(v, VEC_UD);
 	set_ac(v, FLAG_AC);
 }
 

@@ -57,9 +57,9 @@ static void stage_memory(struct vcpu *v, const struct insn *i, struct execution 
 	if (!m)
 		return;
 	write = m->access & ACC_W;
-	e->gva = op_addr(v, i, m->size, write);
 	if (i->row->attrs & INSN_ALIGN)
-		require_alignment(v, e->gva, m->size);
+		require_alignment(v, seg_linear(v, i->mem.seg, mem_offset(v, i)), m->size); /* before #SS, #GP, #AC */
+	e->gva = op_addr(v, i, m->size, write);
 	e->call.mem = mmu_host_ptr(v, e->gva, m->size, write, &e->notify);
 	if (e->call.mem)
 		return;

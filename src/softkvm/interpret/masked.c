@@ -7,22 +7,24 @@
 #include "softkvm/interpret/ops.h"
 #include "softkvm/interpret/vector.h"
 
+/* No #AC for single elements. */
 static gva_t element_address(struct vcpu *v, const struct insn *i, uint64_t offset, unsigned size, bool write)
 {
-	return seg_address(v, i->mem.seg, offset & size_mask(i->mem.addr_size), size, write);
+	return address_unaligned(v, i->mem.seg, offset & size_mask(i->mem.addr_size), size, write);
 }
 
 /* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI --- */
 
+/* Which bytes must be writable when only some are selected is up to the processor: all of them here, as on AMD's. */
 static void write_selected_bytes(struct vcpu *v, const struct insn *i, const uint8_t *data, const uint8_t *mask,
 				 unsigned size)
 {
+	gva_t gva = seg_address(v, i->mem.seg, v->gpr[RDI] & size_mask(i->mem.addr_size), size, true);
+
+	vector_probe(v, gva, size, true);
 	for (unsigned k = 0; k < size; k++)
 		if (mask[k] >> 7)
-			mmu_probe(v, element_address(v, i, v->gpr[RDI] + k, 1, true), 1, true);
-	for (unsigned k = 0; k < size; k++)
-		if (mask[k] >> 7)
-			mmu_write(v, element_address(v, i, v->gpr[RDI] + k, 1, true), 1, data[k]);
+			vector_write(v, gva + k, &data[k], 1);
 }
 
 /* mm<n> is the mantissa of physical x87 register n. */

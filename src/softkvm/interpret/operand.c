@@ -17,7 +17,7 @@ static _Noreturn void raise_segment(struct vcpu *v, unsigned seg)
 /* SDM volume 3, table 6-7: natural alignment, with the odd sizes' own rules. */
 static void check_alignment(struct vcpu *v, gva_t gva, unsigned size)
 {
-	unsigned align = size == 10 ? 8 : size == 6 ? 4 : size;
+	unsigned align = size == 10 ? 8 : size == 6 ? 4 : size > 16 ? 16 : size;
 
 	if ((v->cr0 & CR0_AM) && v->cpl == 3 && !(align & (align - 1)) && (gva & (align - 1)))
 		raise_error(v, VEC_AC, 0);

@@ -2,7 +2,18 @@
 /* See vector.h. */
 #include "softkvm/interpret/vector.h"
 
-enum { FSW_FLAGS = 0x3f };
+enum { FSW_FLAGS = 0x3f, FSW_ES = 1 << 7, FSW_B = 1 << 15, FCW_VALID = 0x1f3f, FCW_FIXED = 0x40 };
+
+uint16_t x87_control(uint16_t fcw)
+{
+	return (fcw & FCW_VALID) | FCW_FIXED;
+}
+
+uint16_t x87_status(uint16_t fsw, uint16_t fcw)
+{
+	fsw &= ~(FSW_ES | FSW_B);
+	return fsw & ~fcw & FSW_FLAGS ? fsw | FSW_ES | FSW_B : fsw;
+}
 
 bool x87_pending(const struct vcpu *v)
 {

@@ -35,6 +35,10 @@ void vector_check(struct vcpu *v, const struct insn_row *row);
 /* Is an unmasked x87 exception pending? */
 bool x87_pending(const struct vcpu *v);
 
+/* x87 control and status as the unit keeps them: reserved bits forced, error summary and busy recomputed. */
+uint16_t x87_control(uint16_t fcw);
+uint16_t x87_status(uint16_t fsw, uint16_t fcw);
+
 /* Make the bytes of these components true to their state: initial ones are written out. xstate_bv stays. */
 void vector_materialize(struct vcpu_fpu *f, uint64_t components);
 
@@ -43,6 +47,14 @@ static inline void require_alignment(struct vcpu *v, gva_t gva, unsigned align)
 {
 	if (gva & (align - 1))
 		raise_error(v, VEC_GP, 0);
+}
+
+/* seg_address() without #AC. */
+static inline gva_t address_unaligned(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+{
+	if (!seg_allows(v, seg, offset, size, write))
+		raise_error(v, seg == SEG_SS ? VEC_SS : VEC_GP, 0);
+	return seg_linear(v, seg, offset);
 }
 
 /* Any length; page crossing, device memory and the 4 GiB wrap outside 64-bit mode are handled. */

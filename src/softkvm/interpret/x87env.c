@@ -9,7 +9,7 @@
 #include "softkvm/interpret/vector.h"
 
 enum { TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY };
-enum { FSW_FLAGS = 0x3f, FSW_ES = 1 << 7, FSW_B = 1 << 15, FSW_TOP_SHIFT = 11, FCW_MASKS = 0x3f };
+enum { FSW_TOP_SHIFT = 11, FCW_MASKS = 0x3f };
 enum { ENV_MAX = 28, REGS_SIZE = 80 };
 
 struct env {
@@ -46,13 +46,6 @@ static uint8_t abridged_tags(uint16_t full)
 	return tags;
 }
 
-/* The summary bits follow from flags and masks. */
-static uint16_t with_summary(uint16_t fsw, uint16_t fcw)
-{
-	fsw &= ~(FSW_ES | FSW_B);
-	return fsw & ~fcw & FSW_FLAGS ? fsw | FSW_ES | FSW_B : fsw;
-}
-
 static struct env env_get(struct vcpu *v)
 {
 	struct vcpu_fpu *f = v->fpu;
@@ -64,13 +57,27 @@ static struct env env_get(struct vcpu *v)
 	};
 }
 
+/* The area keeps the registers in stack order: a new TOP moves them. */
+static void set_top(struct xsave_area *x, unsigned top)
+{
+	unsigned by = (top - (x->fsw >> FSW_TOP_SHIFT & 7)) & 7;
+	uint8_t old[8][16];
+
+	if (!by)
+		return;
+	copy(old, x->st, sizeof(old));
+	for (unsigned k = 0; k < 8; k++)
+		copy(x->st[k], old[(k + by) & 7], 16);
+}
+
 static void env_set(struct vcpu *v, const struct env *e)
 {
 	struct vcpu_fpu *f = v->fpu;
 
 	vector_materialize(f, XSTATE_X87);
-	f->x.fcw = (e->fcw & 0x1f3f) | 0x40;
-	f->x.fsw = with_summary(e->fsw, e->fcw);
+	set_top(&f->x, e->fsw >> FSW_TOP_SHIFT & 7);
+	f->x.fcw = x87_control(e->fcw);
+	f->x.fsw = x87_status(e->fsw, f->x.fcw);
 	f->x.ftw = abridged_tags(e->ftw);
 	f->x.xstate_bv |= XSTATE_X87;
 	f->last_op = e->fop & 0x7ff;
@@ -194,6 +201,14 @@ static unsigned env_unpack(struct vcpu *v, const struct insn *i, const uint8_t *
 
 /* --- instructions --- */
 
+/* Address of an image, which for #AC is an array of words or doublewords. */
+static gva_t image_address(struct vcpu *v, const struct insn *i, unsigned size, bool write)
+{
+	if (v->rflags & FLAG_AC)
+		op_addr(v, i, i->op_size == 2 ? 2 : 4, write);
+	return op_addr(v, i, size, write);
+}
+
 void op_fnstenv(struct vcpu *v, const struct insn *i)
 {
 	bool live = vector_rest(v);
@@ -202,9 +217,9 @@ void op_fnstenv(struct vcpu *v, const struct insn *i)
 
 	vector_check(v, i->row);
 	size = env_pack(v, i, image);
-	vector_write(v, op_addr(v, i, size, true), image, size);
+	vector_write(v, image_address(v, i, size, true), image, size);
 	v->fpu->x.fcw |= FCW_MASKS;
-	v->fpu->x.fsw = with_summary(v->fpu->x.fsw, v->fpu->x.fcw);
+	v->fpu->x.fsw = x87_status(v->fpu->x.fsw, v->fpu->x.fcw);
 	v->fpu->x.xstate_bv |= XSTATE_X87;
 	vector_resume(v, live);
 }
@@ -216,7 +231,7 @@ void op_fldenv(struct vcpu *v, const struct insn *i)
 	struct env e;
 
 	vector_check(v, i->row);
-	vector_read(v, op_addr(v, i, i->operand[0].size, false), image, i->operand[0].size);
+	vector_read(v, image_address(v, i, i->operand[0].size, false), image, i->operand[0].size);
 	env_unpack(v, i, image, &e);
 	env_set(v, &e);
 	vector_resume(v, live);
@@ -226,6 +241,7 @@ static void initialize_x87(struct vcpu *v)
 {
 	struct vcpu_fpu *f = v->fpu;
 
+	set_top(&f->x, 0);
 	f->x.fcw = FCW_INIT;
 	f->x.fsw = 0;
 	f->x.ftw = 0;
@@ -246,7 +262,7 @@ void op_fnsave(struct vcpu *v, const struct insn *i)
 	for (unsigned k = 0; k < 8; k++)
 		copy(image + size + 10 * k, v->fpu->x.st[k], 10);
 	size += REGS_SIZE;
-	gva = op_addr(v, i, size, true);
+	gva = image_address(v, i, size, true);
 	vector_probe(v, gva, size, true);
 	vector_write(v, gva, image, size);
 	initialize_x87(v);
@@ -261,7 +277,7 @@ void op_frstor(struct vcpu *v, const struct insn *i)
 	struct env e;
 
 	vector_check(v, i->row);
-	vector_read(v, op_addr(v, i, size, false), image, size);
+	vector_read(v, image_address(v, i, size, false), image, size);
 	size = env_unpack(v, i, image, &e);
 	env_set(v, &e);
 	for (unsigned k = 0; k < 8; k++) {

@@ -42,6 +42,15 @@ static unsigned xmm_count(const struct vcpu *v)
 
 /* --- parts common to both families --- */
 
+/* Address of an image; #GP(0) for misalignment comes before the segment's checks, and #AC never. */
+static gva_t aligned_address(struct vcpu *v, const struct insn *i, unsigned align, unsigned size, bool write)
+{
+	uint64_t offset = mem_offset(v, i);
+
+	require_alignment(v, seg_linear(v, i->mem.seg, offset), align);
+	return address_unaligned(v, i->mem.seg, offset, size, write);
+}
+
 static void pointers_out(const struct vcpu *v, const struct insn *i, struct image *m)
 {
 	const struct vcpu_fpu *f = v->fpu;
@@ -85,8 +94,8 @@ static void load_x87(struct vcpu *v, const struct insn *i, const struct image *m
 {
 	struct xsave_area *x = &v->fpu->x;
 
-	x->fcw = m->fcw;
-	x->fsw = m->fsw;
+	x->fcw = x87_control(m->fcw);
+	x->fsw = x87_status(m->fsw, x->fcw);
 	x->ftw = m->ftw;
 	copy(x->st, m->st, sizeof(x->st));
 	for (unsigned k = 0; k < 8; k++)
@@ -123,13 +132,9 @@ static bool fast_fxsave(const struct vcpu *v)
 
 static gva_t fx_address(struct vcpu *v, const struct insn *i, bool write)
 {
-	gva_t gva;
-
 	if (v->cr0 & (CR0_EM | CR0_TS))
 		raise_exception(v, VEC_NM);
-	gva = op_addr(v, i, LEGACY_SIZE, write);
-	require_alignment(v, gva, 16);
-	return gva;
+	return aligned_address(v, i, 16, LEGACY_SIZE, write);
 }
 
 void op_fxsave(struct vcpu *v, const struct insn *i)
@@ -165,15 +170,11 @@ void op_fxrstor(struct vcpu *v, const struct insn *i)
 /* #UD, #NM and the address of the area, 64-byte aligned, of `size` bytes. */
 static gva_t xsave_address(struct vcpu *v, const struct insn *i, unsigned size, bool write)
 {
-	gva_t gva;
-
 	if (!(v->cr4 & CR4_OSXSAVE))
 		raise_exception(v, VEC_UD);
 	if (v->cr0 & CR0_TS)
 		raise_exception(v, VEC_NM);
-	gva = op_addr(v, i, size, write);
-	require_alignment(v, gva, 64);
-	return gva;
+	return aligned_address(v, i, 64, size, write);
 }
 
 /* RFBM: requested-feature bitmap. */
