@@ -184,7 +184,7 @@ static void aim_memory(struct random *r, struct insn *i, uint32_t slot, struct c
 
 	if (m->vsib)
 		aim_vector_index(r, i, s);
-	if (m->base == REG_RIP) {
+	if (m->base == BASE_RIP) {
 		patch(code, i, i->disp_at, 4, target - (slot + i->len));
 	} else if (m->base == REG_NONE) {
 		if (m->index != REG_NONE && !m->vsib)
@@ -262,7 +262,7 @@ uint64_t effective_address(const struct insn *i, uint64_t next_rip, const struct
 	const struct insn_mem *m = &i->mem;
 	uint64_t ea = m->disp + scaled_index(i, s);
 
-	if (m->base == REG_RIP)
+	if (m->base == BASE_RIP)
 		ea += next_rip;
 	else if (m->base != REG_NONE)
 		ea += s->gpr[m->base];

@@ -60,7 +60,11 @@ static void stage_memory(struct vcpu *v, const struct insn *i, struct execution 
 	if (i->row->attrs & INSN_ALIGN)
 		require_alignment(v, seg_linear(v, i->mem.seg, mem_offset(v, i)), m->size); /* before #SS, #GP, #AC */
 	e->gva = op_addr(v, i, m->size, write);
-	e->call.mem = mmu_host_ptr(v, e->gva, m->size, write, &e->notify);
+	/* Only some processors want SHA operands aligned: those get them so, and the guest sees the others' behaviour. */
+	if (i->row->feature == FEAT_SHA && e->gva & 15)
+		e->call.mem = NULL;
+	else
+		e->call.mem = mmu_host_ptr(v, e->gva, m->size, write, &e->notify);
 	if (e->call.mem)
 		return;
 	e->bounced = true;
