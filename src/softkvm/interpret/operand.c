@@ -181,38 +181,31 @@ uint64_t rmw_begin_memory(struct vcpu *v, unsigned seg, uint64_t offset, unsigne
 	return mmu_read(v, gva, size);
 }
 
+/* *p == *old ? *p = value : *old = *p, atomically. Assembly, as the address may be misaligned. */
 static bool host_cas(void *p, unsigned size, uint64_t *old, uint64_t value)
 {
+	uint64_t seen = *old;
 	bool done;
 
 	switch (size) {
 	case 8:
-		return __atomic_compare_exchange_n((uint64_t *)p, old, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-	case 4: {
-		uint32_t o = (uint32_t)*old;
-
-		done = __atomic_compare_exchange_n((uint32_t *)p, &o, (uint32_t)value, false, __ATOMIC_SEQ_CST,
-						   __ATOMIC_SEQ_CST);
-		*old = o;
-		return done;
+		__asm__ volatile("lock cmpxchgq %3, %2"
+				 : "=@ccz"(done), "+a"(seen), "+m"(*(any_uint64 *)p) : "r"(value) : "memory");
+		break;
+	case 4:
+		__asm__ volatile("lock cmpxchgl %k3, %2"
+				 : "=@ccz"(done), "+a"(seen), "+m"(*(any_uint32 *)p) : "r"(value) : "memory");
+		break;
+	case 2:
+		__asm__ volatile("lock cmpxchgw %w3, %2"
+				 : "=@ccz"(done), "+a"(seen), "+m"(*(any_uint16 *)p) : "r"(value) : "memory");
+		break;
+	default:
+		__asm__ volatile("lock cmpxchgb %b3, %2"
+				 : "=@ccz"(done), "+a"(seen), "+m"(*(uint8_t *)p) : "r"(value) : "memory");
 	}
-	case 2: {
-		uint16_t o = (uint16_t)*old;
-
-		done = __atomic_compare_exchange_n((uint16_t *)p, &o, (uint16_t)value, false, __ATOMIC_SEQ_CST,
-						   __ATOMIC_SEQ_CST);
-		*old = o;
-		return done;
-	}
-	default: {
-		uint8_t o = (uint8_t)*old;
-
-		done = __atomic_compare_exchange_n((uint8_t *)p, &o, (uint8_t)value, false, __ATOMIC_SEQ_CST,
-						   __ATOMIC_SEQ_CST);
-		*old = o;
-		return done;
-	}
-	}
+	*old = seen & size_mask(size);
+	return done;
 }
 
 bool rmw_commit_memory(struct vcpu *v, struct rmw *m, uint64_t *old, uint64_t value)

@@ -130,16 +130,21 @@ static inline void *tlb_probe(const struct vcpu *v, enum tlb_kind kind, gva_t gv
 	return likely(offset <= 4096u - size) ? (void *)(uintptr_t)(e->host + offset) : NULL;
 }
 
+/* Guest memory as the host reads it: any alignment, any type. */
+typedef uint16_t __attribute__((aligned(1), may_alias)) any_uint16;
+typedef uint32_t __attribute__((aligned(1), may_alias)) any_uint32;
+typedef uint64_t __attribute__((aligned(1), may_alias)) any_uint64;
+
 /* One access to guest memory that the compiler neither tears nor repeats. */
 static inline uint64_t host_load(const void *p, unsigned size)
 {
 	switch (size) {
 	case 8:
-		return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
+		return __atomic_load_n((const any_uint64 *)p, __ATOMIC_RELAXED);
 	case 4:
-		return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
+		return __atomic_load_n((const any_uint32 *)p, __ATOMIC_RELAXED);
 	case 2:
-		return __atomic_load_n((const uint16_t *)p, __ATOMIC_RELAXED);
+		return __atomic_load_n((const any_uint16 *)p, __ATOMIC_RELAXED);
 	default:
 		return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED);
 	}
@@ -149,13 +154,13 @@ static inline void host_store(void *p, unsigned size, uint64_t value)
 {
 	switch (size) {
 	case 8:
-		__atomic_store_n((uint64_t *)p, value, __ATOMIC_RELAXED);
+		__atomic_store_n((any_uint64 *)p, value, __ATOMIC_RELAXED);
 		break;
 	case 4:
-		__atomic_store_n((uint32_t *)p, (uint32_t)value, __ATOMIC_RELAXED);
+		__atomic_store_n((any_uint32 *)p, (uint32_t)value, __ATOMIC_RELAXED);
 		break;
 	case 2:
-		__atomic_store_n((uint16_t *)p, (uint16_t)value, __ATOMIC_RELAXED);
+		__atomic_store_n((any_uint16 *)p, (uint16_t)value, __ATOMIC_RELAXED);
 		break;
 	default:
 		__atomic_store_n((uint8_t *)p, (uint8_t)value, __ATOMIC_RELAXED);
