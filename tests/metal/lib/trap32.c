@@ -125,7 +125,7 @@ void run_user(const void *code, uint32_t eflags)
 
 void run_v86(uint32_t ip, uint32_t cs, uint32_t eflags)
 {
-	TRY_ASM("pushl $0x1111; pushl %0; pushl $0x2000; pushl $0x1000; pushl %2; pushl %1; call enter_v86", ,
+	TRY_ASM("pushl $0x1111; pushl %0; pushl $0x1000; pushl $0x2000; pushl %2; pushl %1; call enter_v86", ,
 		"a"(eflags | 2 | FLAG_VM) COMMA "d"(ip) COMMA "c"(cs), "ebx", "esi", "edi");
 	reload_segments();
 }
