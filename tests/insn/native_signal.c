@@ -57,9 +57,10 @@ int native_signal_init(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
-	stack_t stack = {.ss_sp = malloc(STACK_SIZE), .ss_size = STACK_SIZE};
+	static uint8_t memory[STACK_SIZE];
+	stack_t stack = {.ss_sp = memory, .ss_size = STACK_SIZE};
 
-	if (!stack.ss_sp || sigaltstack(&stack, NULL))
+	if (sigaltstack(&stack, NULL))
 		return -errno;
 	for (unsigned k = 0; k < sizeof(signals) / sizeof(signals[0]); k++)
 		if (sigaction(signals[k], &action, NULL))

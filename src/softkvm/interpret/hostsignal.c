@@ -1,10 +1,22 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* See hostsignal.h. */
+/* See hostsignal.h. A SIGFPE that is not a stub's goes to whoever had the signal before. */
 #include <signal.h>
 #include <stddef.h>
 #include <ucontext.h>
 
 #include "softkvm/interpret/hostsignal.h"
+
+static struct sigaction before;
+
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+	if (before.sa_flags & SA_SIGINFO)
+		before.sa_sigaction(number, info, context);
+	else if (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)
+		signal(number, SIG_DFL); /* it happens again and kills */
+	else
+		before.sa_handler(number);
+}
 
 static void on_sigfpe(int number, siginfo_t *info, void *context)
 {
@@ -14,14 +26,12 @@ static void on_sigfpe(int number, siginfo_t *info, void *context)
 	if (next)
 		regs[REG_RIP] = next;
 	else
-		signal(number, SIG_DFL); /* not ours: it happens again and kills */
+		pass_on(number, info, context);
 }
 
 void hostsignal_install(void)
 {
-	struct sigaction old, action = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
 
-	sigaction(SIGFPE, NULL, &old);
-	if (old.sa_handler == SIG_DFL)
-		sigaction(SIGFPE, &action, NULL);
+	sigaction(SIGFPE, &action, &before);
 }
