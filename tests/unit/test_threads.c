@@ -18,6 +18,12 @@
 
 #include "vm_fixture.h"
 
+#ifdef __SANITIZE_THREAD__
+enum { SANITIZES_THREADS = 1 };
+#else
+enum { SANITIZES_THREADS = 0 };
+#endif
+
 /* The vCPU's thread: KVM_RUN once, its result and exit reason. */
 struct runner {
 	struct vm_fixture *f;
@@ -218,6 +224,10 @@ static void memory_is_written_by_a_device(void **state)
 	struct vm_fixture f;
 	struct runner r;
 
+	if (SANITIZES_THREADS) { /* it would report the guest's own race: code is read while it is written */
+		print_message("a race on guest memory is the point here\n");
+		skip();
+	}
 	fixture_open(&f, FIXTURE_IRQCHIP, 1);
 	LOAD(&f, 0x90, 0xeb, 0xfd); /* nop; jmp to it */
 	start(&r, &f);
