@@ -212,7 +212,7 @@ static void open_vm(struct input *in)
 		softkvm_ioctl(client.vm, KVM_CREATE_IRQCHIP, 0, NULL);
 	if (with & 2)
 		softkvm_ioctl(client.vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region, NULL);
-	if (with & 4 && !softkvm_ioctl(client.vm, KVM_CREATE_VCPU, 0, &vcpu))
+	if (with & 12 && !softkvm_ioctl(client.vm, KVM_CREATE_VCPU, 0, &vcpu))
 		client.vcpu[0] = vcpu;
 }
 
