@@ -521,9 +521,24 @@ static bool take_operands(struct decode *d)
 	return row->attrs & INSN_LOCK && i->operand[0].kind == OPK_MEM && i->operand[0].access & ACC_W;
 }
 
-enum insn_status insn_decode(struct insn *insn, const uint8_t *code, unsigned avail, enum insn_mode mode)
+enum { SNAPSHOT = 16 }; /* INSN_MAX_LEN and one more, to tell too long from truncated */
+
+/* Another processor may be writing: each byte is read once, so that operands and insn.bytes agree. */
+static unsigned take_snapshot(uint8_t *to, const uint8_t *code, unsigned avail)
 {
-	struct decode d = {.insn = insn, .code = code, .avail = avail, .segment = REG_NONE};
+	if (avail >= SNAPSHOT) {
+		__builtin_memcpy(to, code, SNAPSHOT);
+		return SNAPSHOT;
+	}
+	for (unsigned k = 0; k < avail; k++)
+		to[k] = code[k];
+	return avail;
+}
+
+enum insn_status insn_decode(struct insn *insn, const uint8_t *memory, unsigned avail, enum insn_mode mode)
+{
+	uint8_t code[SNAPSHOT];
+	struct decode d = {.insn = insn, .code = code, .avail = take_snapshot(code, memory, avail), .segment = REG_NONE};
 	bool valid = true;
 
 	reset(insn, mode);

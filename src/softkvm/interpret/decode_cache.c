@@ -125,12 +125,8 @@ static bool decode_run(const struct vcpu *v, struct code_block *block, const uin
 	block->count = 0;
 	while (block->count < BLOCK_MAX_INSNS) {
 		struct code_insn *c = &block->code[block->count];
-		uint8_t bytes[INSN_MAX_LEN]; /* read once: operands and insn.bytes may not differ */
-		unsigned n = avail - at < INSN_MAX_LEN ? avail - at : INSN_MAX_LEN;
 
-		for (unsigned k = 0; k < n; k++)
-			bytes[k] = ((const volatile uint8_t *)code)[at + k];
-		if (insn_decode(&c->insn, bytes, n, (enum insn_mode)v->mode) != INSN_OK)
+		if (insn_decode(&c->insn, code + at, avail - at, (enum insn_mode)v->mode) != INSN_OK)
 			break;
 		c->run = choose_handler(v, &c->insn);
 		block->count++;
