@@ -155,7 +155,7 @@ static uint64_t slow_access(struct vcpu *v, const struct site *s)
 	gva_t next;
 
 	vt->t->slow_accesses++;
-	if (insn_decode(&vt->slow.insn, b->view->hva + s->at, 4096 - s->at, b->view->flavour & FLAVOUR_MODE) != INSN_OK)
+	if (!decode_at(b->view, s->at, &vt->slow.insn))
 		return go_on(v); /* changed under our feet */
 	vt->slow.run = choose_handler(v, &vt->slow.insn);
 	next = v->rip + vt->slow.insn.len;

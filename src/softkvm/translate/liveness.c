@@ -22,7 +22,7 @@ static uint16_t look_ahead(struct xlat *x, unsigned offset)
 
 	for (unsigned n = 0; n < LOOK_AHEAD && unknown && offset < 4096; n++) {
 		depend_on(x, offset, INSN_MAX_LEN);
-		if (insn_decode(&i, x->view->hva + offset, 4096 - offset, x->view->flavour & FLAVOUR_MODE) != INSN_OK)
+		if (!decode_at(x->view, offset, &i))
 			break;
 		used |= insn_flags_read(&i) & unknown;
 		if (is_opaque(&i))

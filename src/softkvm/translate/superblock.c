@@ -58,16 +58,26 @@ static int next_offset(const struct code_view *view, struct tinsn *ti)
 	return ends_block(&ti->i) ? -1 : (int)end;
 }
 
+/* From a copy: the guest may be changing the bytes, and the decoder looks at some of them twice. */
+bool decode_at(const struct code_view *view, unsigned offset, struct insn *i)
+{
+	unsigned avail = 4096 - offset < INSN_MAX_LEN ? 4096 - offset : INSN_MAX_LEN;
+	uint8_t bytes[INSN_MAX_LEN];
+
+	for (unsigned k = 0; k < avail; k++)
+		bytes[k] = __atomic_load_n(&view->hva[offset + k], __ATOMIC_RELAXED);
+	return insn_decode(i, bytes, avail, view->flavour & FLAVOUR_MODE) == INSN_OK;
+}
+
 unsigned superblock_decode(struct xlat *x, uint16_t offset)
 {
-	enum insn_mode mode = x->view->flavour & FLAVOUR_MODE;
 	int at = offset;
 
 	for (x->count = 0; x->count < TRANSLATE_MAX_INSNS && at >= 0 && at < 4096; x->count++) {
 		struct tinsn *ti = &x->t->insns[x->count];
 
 		depend_on(x, (unsigned)at, INSN_MAX_LEN);
-		if (insn_decode(&ti->i, x->view->hva + at, 4096 - (unsigned)at, mode) != INSN_OK)
+		if (!decode_at(x->view, (unsigned)at, &ti->i))
 			break;
 		ti->at = (uint16_t)at;
 		ti->follow = false;

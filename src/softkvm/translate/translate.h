@@ -232,6 +232,8 @@ struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 /* --- superblock.c --- */
 /* Decode the path from `offset` of the page; returns how many instructions, 0: the first cannot be decoded. */
 unsigned superblock_decode(struct xlat *x, uint16_t offset);
+/* Decode at an offset of the page; false: no instruction, or it crosses the page. */
+bool decode_at(const struct code_view *view, unsigned offset, struct insn *i);
 /* The block will depend on [offset, +len) of its page: watch it. */
 void depend_on(struct xlat *x, unsigned offset, unsigned len);
 
@@ -285,6 +287,9 @@ void emit_interpret(struct xlat *x, bool ends);
 int trampolines_emit(struct translator *t);
 typedef uint64_t tramp_handler(struct vcpu *v, uint32_t site, uint64_t addr);
 extern tramp_handler *const tramp_handlers[TRAMP_COUNT];
+
+/* --- stats.c --- */
+void stats_log(const struct translator *t);
 
 /* --- fault.c --- */
 /* The host instruction just emitted since `start` may fault for the guest's reasons. */

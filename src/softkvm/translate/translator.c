@@ -221,6 +221,7 @@ static void translate_vm_deinit(struct vm *vm)
 
 	if (!t)
 		return;
+	stats_log(t);
 	codecache_deinit(&t->cache);
 	if (t->arena.base)
 		munmap(t->arena.base, t->arena.size);
