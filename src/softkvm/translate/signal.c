@@ -7,18 +7,23 @@
 #include <signal.h>
 #include <ucontext.h>
 
+#include "softkvm/interpret/hostsignal.h"
 #include "softkvm/translate/fault.h"
 
 static struct sigaction previous[3];
 static const int signals[3] = { SIGSEGV, SIGFPE, SIGBUS };
 
+static __thread bool chained; /* in a handler that we called: if it calls us back, nobody wants the fault */
+
 static void chain(int sig, siginfo_t *info, void *context, const struct sigaction *old)
 {
-	if (old->sa_flags & SA_SIGINFO && old->sa_sigaction) {
+	if (!chained && old->sa_flags & SA_SIGINFO && old->sa_sigaction) {
+		chained = true;
 		old->sa_sigaction(sig, info, context);
+		chained = false;
 		return;
 	}
-	if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
+	if (!chained && old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
 		old->sa_handler(sig);
 		return;
 	}
@@ -29,6 +34,12 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
 
+	uint64_t next = sig == SIGFPE ? stub_resume((uint64_t)r[REG_RIP]) : 0;
+
+	if (next) {
+		r[REG_RIP] = (greg_t)next;
+		return;
+	}
 	if (fault_redirect((uint64_t *)&r[REG_RIP], (uint64_t *)&r[REG_RCX], (uint64_t)r[REG_EFL]))
 		return;
 	for (unsigned k = 0; k < 3; k++)
