@@ -6,7 +6,7 @@
  *
  *	insn_native [COUNT [SEED]]	COUNT 0: for ever
  *
- * The guest is a 64-bit user program with the test's own few pages at the same addresses; everything else is not
+ * One in four is 16 or 32-bit code in the guest (narrow.c). The guest is a user program with the test's own few pages at the same addresses; everything else is not
  * mapped in the guest, and instructions are aimed so that the process has nothing there either. Not comparable are
  * answers of the machine (CPUID, time), segment loads, far transfers and system calls; x87 instruction pointers
  * (random_state.c, is_comparable() and forget_pointers()).
@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "../unit/harness.h"
+#include "narrow.h"
 #include "random_state.h"
 
 enum { MAX_COMPLAINTS = 20, DATA_BYTES = NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PAGE_TABLES = 0x100000 };
@@ -101,7 +102,7 @@ static void report(const struct insn *i, const uint8_t *code, const char *what)
 	printf("%llu: %s:", (unsigned long long)tried, text);
 	for (unsigned k = 0; k < (i ? i->len : 15); k++)
 		printf(" %02x", code[k]);
-	printf(": %s\n", what);
+	printf(" (mode %u): %s\n", guest.v->mode, what);
 	complaints++;
 }
 
@@ -256,56 +257,104 @@ static void refresh_memory(uint32_t target)
 	random_bytes(&rng, native_data() + at - 8 - NATIVE_DATA, 144);
 }
 
-/* Random row → code in *i. False: not comparable. */
-static bool choose(uint8_t *code, struct insn *i, enum insn_status *status)
+/* One instruction for both sides. */
+struct subject {
+	uint8_t native[INSN_MAX_LEN], guest[INSN_MAX_LEN];
+	struct insn insn; /* native */
+	bool valid, is_narrow;
+	struct narrow narrow;
+	unsigned guest_len;
+};
+
+/* Random row → code. False: not comparable. */
+static bool choose(struct subject *s)
 {
 	const struct insn_row *row = &insn_rows[random_below(&rng, insn_row_count)];
+	enum insn_status status;
 
-	if (!row_code(row, MODE_64, &rng, code))
+	s->is_narrow = !random_below(&rng, 4);
+	if (s->is_narrow) {
+		if (!narrow_code(row, random_below(&rng, 2) ? MODE_16 : MODE_32, &rng, &s->narrow, s->native))
+			return false;
+	} else if (!row_code(row, MODE_64, &rng, s->native)) {
 		return false;
-	*status = insn_decode(i, code, INSN_MAX_LEN, MODE_64);
-	if (*status == INSN_OK)
-		return is_comparable(i);
-	return *status == INSN_INVALID && row->attrs & (INSN_LOCK | INSN_VSIB);
+	}
+	status = insn_decode(&s->insn, s->native, INSN_MAX_LEN, MODE_64);
+	s->valid = status == INSN_OK;
+	return s->valid ? is_comparable(&s->insn) : status == INSN_INVALID && row->attrs & (INSN_LOCK | INSN_VSIB);
+}
+
+/* State and fields of the instruction; then the guest's form of it. */
+static void prepare(struct subject *s, uint32_t slot, struct cpu_state *in)
+{
+	random_state(&rng, in);
+	if (s->valid) {
+		if (random_below(&rng, 2))
+			refresh_memory(NATIVE_DATA + random_below(&rng, DATA_BYTES));
+		aim(&rng, &s->insn, slot, in, s->native);
+		insn_decode(&s->insn, s->native, INSN_MAX_LEN, MODE_64);
+	}
+	s->guest_len = s->valid ? s->insn.len : INSN_MAX_LEN;
+	memcpy(s->guest, s->native, INSN_MAX_LEN);
+	if (!s->is_narrow)
+		return;
+	for (unsigned k = 0; k < 16; k++)
+		in->gpr[k] = (uint32_t)in->gpr[k];
+	narrow_from_native(&s->narrow, s->native, s->guest);
+	s->guest_len += s->narrow.prefix_count - s->narrow.native_prefix_count;
+}
+
+static void guest_mode(enum insn_mode mode)
+{
+	struct x86_seg *cs = &guest.v->seg[SEG_CS];
+
+	guest.v->mode = mode;
+	cs->attr &= ~(SEG_L | SEG_DB);
+	cs->attr |= mode == MODE_64 ? SEG_L : mode == MODE_32 ? SEG_DB : 0;
+	cs->base = mode == MODE_16 ? NATIVE_CODE : 0;
+}
+
+static void compare(struct subject *s, const struct cpu_state *in, struct cpu_state *native, struct cpu_state *emulated,
+		    const struct outcome *n, const struct outcome *g)
+{
+	const struct insn *i = s->valid ? &s->insn : NULL;
+
+	if (i && n->vector < 0)
+		forget_pointers(i, in);
+	if (!compare_outcome(i, s->guest, n, g) || !compare_registers(i, s->guest, native, emulated) ||
+	    !compare_fp(i, s->guest, &native->fp, &emulated->fp, n->vector >= 0))
+		return;
+	if (native->rip != emulated->rip)
+		report_rip(i, s->guest, native->rip, emulated->rip);
+	compare_memory(i, s->guest);
 }
 
 static void round_of(uint32_t slot)
 {
 	static struct cpu_state in, native, emulated;
 	struct outcome n, g;
-	uint8_t code[INSN_MAX_LEN];
-	enum insn_status status;
-	struct insn i;
+	struct subject s;
+	uint32_t base;
 
-	if (!choose(code, &i, &status))
+	if (!choose(&s))
 		return;
-	random_state(&rng, &in);
-	if (status == INSN_OK) {
-		if (random_below(&rng, 2))
-			refresh_memory(NATIVE_DATA + random_below(&rng, DATA_BYTES));
-		aim(&rng, &i, slot, &in, code);
-		insn_decode(&i, code, INSN_MAX_LEN, MODE_64);
-	}
-	native_code(slot, code, status == INSN_OK ? i.len : INSN_MAX_LEN);
-	guest_code(slot, code, status == INSN_OK ? i.len : INSN_MAX_LEN);
+	prepare(&s, slot, &in);
+	native_code(slot, s.native, s.valid ? s.insn.len : INSN_MAX_LEN);
+	guest_code(slot, s.guest, s.guest_len);
 	memcpy(guest.ram + NATIVE_DATA, native_data(), DATA_BYTES);
 	native_run(slot, &in, &native, &n);
-	run_guest(slot, &in, &emulated, &g);
+	guest_mode(s.is_narrow ? s.narrow.mode : MODE_64);
+	base = (uint32_t)guest.v->seg[SEG_CS].base;
+	run_guest(slot - base, &in, &emulated, &g);
+	emulated.rip += base;
 	tried++;
-	if (native.rip == 0)
-		native.rip = slot + i.len;
-	if (n.vector < 0 && status == INSN_OK)
-		completed[i.row - insn_rows]++;
+	if (n.vector < 0) /* the guest's instruction may be longer or shorter */
+		native.rip = native.rip ? native.rip + s.guest_len - s.insn.len : slot + s.guest_len;
+	if (n.vector < 0 && s.valid)
+		completed[s.insn.row - insn_rows]++;
 	else
 		faults++;
-	if (status == INSN_OK && n.vector < 0)
-		forget_pointers(&i, &in);
-	if (compare_outcome(status == INSN_OK ? &i : NULL, code, &n, &g) &&
-	    compare_registers(&i, code, &native, &emulated) && compare_fp(&i, code, &native.fp, &emulated.fp, n.vector >= 0)) {
-		if (native.rip != emulated.rip)
-			report_rip(&i, code, native.rip, emulated.rip);
-		compare_memory(&i, code);
-	}
+	compare(&s, &in, &native, &emulated, &n, &g);
 }
 
 /* Privileged rows never complete in user mode, rows that always fault neither. */
