@@ -243,7 +243,7 @@ static long create_pit2(struct softkvm *h, void *data, uintptr_t arg, struct sof
 	return has_pic_and_ioapic(h->vm) ? pit_new(h->vm, config->flags) : -ENOENT;
 }
 
-/* A GSI that leads nowhere is no error. */
+/* A GSI that leads nowhere is no error; a split irqchip will do, as the route may be an MSI. */
 static long irq_line(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	const struct kvm_irq_level *level = data;

@@ -362,12 +362,12 @@ int lapic_msr_read(struct vcpu *v, uint32_t msr, uint64_t *value)
 		*value = v->apic_base;
 		return 0;
 	}
-	if (!v->lapic)
-		return -1;
-	if (msr == MSR_TSC_DEADLINE) {
-		*value = v->lapic->tsc_deadline;
+	if (msr == MSR_TSC_DEADLINE) { /* without a local APIC it is there and does nothing, as in the kernel */
+		*value = v->lapic ? v->lapic->tsc_deadline : 0;
 		return 0;
 	}
+	if (!v->lapic)
+		return -1;
 	return x2apic_read(v, (msr - MSR_X2APIC_FIRST) << 4, value);
 }
 
@@ -379,12 +379,13 @@ int lapic_msr_write(struct vcpu *v, uint32_t msr, uint64_t value)
 		apply_base(v, value);
 		return 0;
 	}
-	if (!v->lapic)
-		return -1;
 	if (msr == MSR_TSC_DEADLINE) {
-		lapic_timer_set_deadline(v, value);
+		if (v->lapic)
+			lapic_timer_set_deadline(v, value);
 		return 0;
 	}
+	if (!v->lapic)
+		return -1;
 	return x2apic_write(v, (msr - MSR_X2APIC_FIRST) << 4, value);
 }
 
