@@ -17,6 +17,7 @@
 #include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/pvclock.h"
+#include "softkvm/irqchip/state.h"
 #include "softkvm/mmu/watch.h"
 
 enum {
@@ -433,6 +434,8 @@ int msr_set(struct vcpu *v, uint32_t index, uint64_t value, bool host)
 		return -1;
 	if (m)
 		return set_plain(v, m, value);
+	if (host && index == MSR_APIC_BASE) /* the user may make any transition */
+		return lapic_set_base(v, value) ? -1 : 0;
 	if (is_lapic_msr(index))
 		return lapic_msr_write(v, index, value);
 	if (set_special(v, index, value, host, &good))
