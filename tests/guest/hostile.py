@@ -53,10 +53,11 @@ def files(scratch, kernel):
     }
     for name, data in made.items():
         (scratch / name).write_bytes(data)
-    with open(scratch / "huge", "wb") as huge:
-        huge.write(whole[:65536])
-        huge.truncate(8 << 30)
-    return made
+    for name, size in (("larger-than-memory", 600 << 20), ("huge", 8 << 30)):
+        with open(scratch / name, "wb") as sparse:
+            sparse.write(whole[:65536])
+            sparse.truncate(size)
+    return [*made, "larger-than-memory", "huge"]
 
 
 def run(guise, *arguments, time_limit=60):
@@ -101,8 +102,9 @@ def test():
     with tempfile.TemporaryDirectory() as directory:
         scratch = pathlib.Path(directory)
         good = ["run", "--engine", engine, "--kernel", str(kernel)]
-        for name in list(files(scratch, kernel)) + ["huge", "does-not-exist", "."]:
+        for name in [*files(scratch, kernel), "does-not-exist", "."]:
             check_refused(guise, f"kernel {name}", "run", "--engine", engine, "--kernel", str(scratch / name))
+        check_refused(guise, "kernel larger than memory", *good, "--mem", "32M")
         check_refused(guise, "initrd missing", *good, "--initrd", str(scratch / "nothing"))
         check_refused(guise, "initrd larger than memory", *good, "--initrd", str(scratch / "huge"))
         for mem in ("0", "1", "3M", "-5M", "12Q", "99999999T", "x", ""):
