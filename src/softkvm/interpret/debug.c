@@ -2,7 +2,7 @@
 /*
  * Debug events around one instruction (SDM volume 3, chapter 17). Code breakpoints are faults before the
  * instruction, unless RF is set; TF and data breakpoints are traps after it. A trap at MOV SS or POP SS waits for
- * the next instruction's. Software interrupts clear TF and are not followed by a single-step trap.
+ * the next instruction's. Software interrupts and SYSCALL may clear TF and then are not followed by a single-step trap.
  */
 #include "softkvm/interpret/debug.h"
 #include "softkvm/interpret/operand.h"
@@ -75,13 +75,14 @@ void debug_before(struct vcpu *v)
 	vcpu_restart(v);
 }
 
-static bool is_software_interrupt(const struct insn *i)
+static bool clears_tf_first(const struct insn *i)
 {
 	switch (i->row->sem) {
 	case SEM_INT_N:
 	case SEM_INT3:
 	case SEM_INT1:
 	case SEM_INTO:
+	case SEM_SYSCALL:
 		return true;
 	default:
 		return false;
@@ -95,7 +96,7 @@ void debug_after(struct vcpu *v, bool had_tf)
 	if (v->shadow & KVM_X86_SHADOW_INT_MOV_SS)
 		return;
 	v->debug_pending = 0;
-	if (had_tf && !(is_software_interrupt(v->insn) && !(v->rflags & FLAG_TF)))
+	if (had_tf && !(clears_tf_first(v->insn) && !(v->rflags & FLAG_TF)))
 		bits |= DR6_BS;
 	v->insn_rip = v->rip;
 	if (v->guest_debug & KVM_GUESTDBG_SINGLESTEP)

@@ -215,6 +215,7 @@ void drop_privileged_segments(struct vcpu *v)
 
 		if ((s->attr & SEG_UNUSABLE) || conforming || seg_dpl(s) >= v->cpl)
 			continue;
-		*s = seg_null(0);
+		s->sel = 0; /* the base stays: 64-bit code may go on using that of FS and GS */
+		s->attr |= SEG_UNUSABLE;
 	}
 }

@@ -25,8 +25,11 @@ enum {
 	MSR_SMBASE = 0x9e, MSR_PLATFORM_INFO = 0xce, MSR_UCODE_WRITE = 0x79, MSR_FLUSH_CMD = 0x10b,
 	MSR_MISC_FEATURES_ENABLES = 0x140, MSR_PERF_STATUS = 0x198, MSR_PERF_CTL = 0x199, MSR_LBR_FROM = 0x1db,
 	MSR_LBR_INT_TO = 0x1de, MSR_RAPL_UNIT = 0x606, MSR_PKG_ENERGY = 0x611, MSR_DRAM_ENERGY = 0x619,
-	MSR_PP0_ENERGY = 0x639, MSR_PP1_ENERGY = 0x641
+	MSR_PP0_ENERGY = 0x639, MSR_PP1_ENERGY = 0x641, MSR_P6_PERFCTR0 = 0xc1, MSR_P6_PERFCTR1 = 0xc2,
+	MSR_P6_EVNTSEL0 = 0x186, MSR_P6_EVNTSEL1 = 0x187
 };
+#define MSR_K7_EVNTSEL0	  0xc0010000u
+#define MSR_K7_PERFCTR3	  0xc0010007u
 #define MSR_SYSCFG	  0xc0010010u
 #define MSR_HWCR	  0xc0010015u
 #define MSR_NB_CFG	  0xc001001fu
@@ -245,9 +248,20 @@ static bool may_use(const struct vcpu *v, uint32_t index, bool host)
 	}
 }
 
+/* Performance counters of old: without a PMU in CPUID they read as zero and ignore writes. */
+static bool is_old_counter(uint32_t index)
+{
+	return (index >= MSR_K7_EVNTSEL0 && index <= MSR_K7_PERFCTR3) || index == MSR_P6_PERFCTR0 ||
+	       index == MSR_P6_PERFCTR1 || index == MSR_P6_EVNTSEL0 || index == MSR_P6_EVNTSEL1;
+}
+
 /* Registers with a constant value. */
 static bool get_constant(struct vcpu *v, uint32_t index, uint64_t *value)
 {
+	if (is_old_counter(index)) {
+		*value = 0;
+		return true;
+	}
 	switch (index) {
 	case MSR_PLATFORM_ID:
 	case MSR_EBL_CR_POWERON:
@@ -372,7 +386,7 @@ static bool is_ignored_write(uint32_t index, uint64_t value)
 	case MSR_SYSCFG:
 		return value == 0;
 	default:
-		return false;
+		return is_old_counter(index);
 	}
 }
 

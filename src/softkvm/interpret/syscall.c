@@ -73,6 +73,10 @@ void op_sysret(struct vcpu *v, const struct insn *i)
 		set_flags(v, (v->gpr[R11] & changeable) | FLAG_FIXED);
 	else
 		set_flags(v, v->rflags | FLAG_IF);
+	if (v->rflags & FLAG_TF) { /* traps at once, unlike after IRET or POPF */
+		v->debug_pending |= 1 << 14;
+		want_attention(v);
+	}
 }
 
 void op_sysenter(struct vcpu *v, const struct insn *i)
