@@ -135,18 +135,28 @@ typedef uint16_t __attribute__((aligned(1), may_alias)) any_uint16;
 typedef uint32_t __attribute__((aligned(1), may_alias)) any_uint32;
 typedef uint64_t __attribute__((aligned(1), may_alias)) any_uint64;
 
-/* One access to guest memory that the compiler neither tears nor repeats. */
+/*
+ * One access to guest memory, as one instruction of the host: neither torn nor repeated, of any alignment (compilers'
+ * atomic operations are not meant for the unaligned), and no business of a thread sanitizer's.
+ */
 static inline uint64_t host_load(const void *p, unsigned size)
 {
+	uint64_t value;
+	uint32_t narrow;
+
 	switch (size) {
 	case 8:
-		return __atomic_load_n((const any_uint64 *)p, __ATOMIC_RELAXED);
+		__asm__ volatile("movq %1, %0" : "=r"(value) : "m"(*(const any_uint64 *)p));
+		return value;
 	case 4:
-		return __atomic_load_n((const any_uint32 *)p, __ATOMIC_RELAXED);
+		__asm__ volatile("movl %1, %0" : "=r"(narrow) : "m"(*(const any_uint32 *)p));
+		return narrow;
 	case 2:
-		return __atomic_load_n((const any_uint16 *)p, __ATOMIC_RELAXED);
+		__asm__ volatile("movzwl %1, %0" : "=r"(narrow) : "m"(*(const any_uint16 *)p));
+		return narrow;
 	default:
-		return __atomic_load_n((const uint8_t *)p, __ATOMIC_RELAXED);
+		__asm__ volatile("movzbl %1, %0" : "=r"(narrow) : "m"(*(const uint8_t *)p));
+		return narrow;
 	}
 }
 
@@ -154,16 +164,16 @@ static inline void host_store(void *p, unsigned size, uint64_t value)
 {
 	switch (size) {
 	case 8:
-		__atomic_store_n((any_uint64 *)p, value, __ATOMIC_RELAXED);
+		__asm__ volatile("movq %1, %0" : "=m"(*(any_uint64 *)p) : "r"(value));
 		break;
 	case 4:
-		__atomic_store_n((any_uint32 *)p, (uint32_t)value, __ATOMIC_RELAXED);
+		__asm__ volatile("movl %k1, %0" : "=m"(*(any_uint32 *)p) : "r"(value));
 		break;
 	case 2:
-		__atomic_store_n((any_uint16 *)p, (uint16_t)value, __ATOMIC_RELAXED);
+		__asm__ volatile("movw %w1, %0" : "=m"(*(any_uint16 *)p) : "r"(value));
 		break;
 	default:
-		__atomic_store_n((uint8_t *)p, (uint8_t)value, __ATOMIC_RELAXED);
+		__asm__ volatile("movb %b1, %0" : "=m"(*(uint8_t *)p) : "q"(value));
 	}
 }
 
