@@ -329,6 +329,7 @@ static void base_transitions(void **state)
 	assert_int_equal(x2_write(v, APIC_TPR, 0), -1);			      /* not in xAPIC mode */
 	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, off | APIC_BASE_X2), -1); /* x2 without enable */
 	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, x1 | 1), -1);      /* reserved */
+	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, x1 | 1ull << v->phys_bits), -1);
 	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, x2), 0);
 	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, x1), -1); /* not back */
 	assert_int_equal(lapic_msr_write(v, MSR_APIC_BASE, off), 0);
@@ -439,6 +440,15 @@ static void periodic_timer(void **state)
 		assert_true(timer_fires(v, 0xec));
 		mmio_write(v, APIC_EOI, 0);
 	}
+	mmio_write(v, APIC_TMICT, 1000000000);
+	mmio_write(v, APIC_LVTT, 0xec); /* one-shot: goes on from where it is, and then ends */
+	assert_in_range(mmio_read(v, APIC_TMCCT), 1, 1000000000);
+	assert_int_equal(mmio_read(v, APIC_TMICT), 1000000000);
+	mmio_write(v, APIC_TMICT, 1000000);
+	assert_true(timer_fires(v, 0xec));
+	mmio_write(v, APIC_LVTT, 0xec | LVT_TIMER_PERIODIC); /* what has ended stays so; the count is kept */
+	assert_int_equal(mmio_read(v, APIC_TMCCT), 0);
+	assert_int_equal(mmio_read(v, APIC_TMICT), 1000000);
 	mmio_write(v, APIC_TMICT, 0);
 	assert_int_equal(lapic_timer_deadline_ns(v), UINT64_MAX);
 	fixture_close(&f);

@@ -117,7 +117,7 @@ void lapic_timer_reset(struct vcpu *v);
 void lapic_timer_restart(struct vcpu *v);	  /* TMICT written */
 void lapic_timer_divider_changed(struct vcpu *v);
 void lapic_timer_restored(struct vcpu *v);	  /* KVM_SET_LAPIC: goes on from TMCCT */
-void lapic_timer_mode_changed(struct vcpu *v);
+void lapic_timer_mode_changed(struct vcpu *v, uint32_t old_lvtt);
 uint32_t lapic_timer_current_count(struct vcpu *v);
 void lapic_timer_set_deadline(struct vcpu *v, uint64_t guest_tsc);
 

@@ -43,7 +43,7 @@ static void write_lvt(struct vcpu *v, unsigned offset, uint32_t value)
 		value |= LVT_MASKED;
 	lapic_set_reg(a, offset, value);
 	if (offset == APIC_LVTT && (old ^ value) & LVT_TIMER_MODE)
-		lapic_timer_mode_changed(v);
+		lapic_timer_mode_changed(v, old);
 	if (offset == APIC_LVT0 && irqchip_has_interrupt(v))
 		vcpu_kick(v, VREQ_IRQ);
 }
@@ -311,7 +311,8 @@ static int x2apic_write(struct vcpu *v, unsigned offset, uint64_t value)
 
 static bool is_base_valid(const struct vcpu *v, uint64_t base, bool host)
 {
-	uint64_t reserved = ~(APIC_BASE_ADDRESS | APIC_BASE_BSP | APIC_BASE_ENABLED | APIC_BASE_X2);
+	uint64_t address = APIC_BASE_ADDRESS & ((1ull << (v->phys_bits ? v->phys_bits : 40)) - 1);
+	uint64_t reserved = ~(address | APIC_BASE_BSP | APIC_BASE_ENABLED | APIC_BASE_X2);
 	bool was_x2 = v->apic_base & APIC_BASE_X2, was_on = v->apic_base & APIC_BASE_ENABLED;
 
 	if (!lapic_has_x2apic_feature(v) && !(host && !v->cpuid->nent))

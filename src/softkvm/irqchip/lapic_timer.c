@@ -158,13 +158,12 @@ void lapic_timer_set_deadline(struct vcpu *v, uint64_t deadline)
 }
 
 /* Changing between counting and deadline disarms; between one-shot and periodic does not (10.5.4.1). */
-void lapic_timer_mode_changed(struct vcpu *v)
+void lapic_timer_mode_changed(struct vcpu *v, uint32_t old_lvtt)
 {
-	struct lapic *a = v->lapic;
-	bool was_deadline = !a->target_ns;
+	bool was_deadline = (old_lvtt & LVT_TIMER_MODE) == LVT_TIMER_DEADLINE;
 
-	if (timer_mode(a) == LVT_TIMER_DEADLINE || was_deadline) {
-		lapic_set_reg(a, APIC_TMICT, 0);
+	if ((timer_mode(v->lapic) == LVT_TIMER_DEADLINE) != was_deadline) {
+		lapic_set_reg(v->lapic, APIC_TMICT, 0);
 		stop(v);
 	}
 }
