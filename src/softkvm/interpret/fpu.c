@@ -7,6 +7,7 @@
  *
  * XSAVE stores as FIP the host address of the last x87 instruction. The guest must never see that: the pointers at
  * rest are last_*, and fpu_leave() asks the translator for the guest's RIP if x87 code has run since fpu_enter().
+ * Processors that keep the pointers only while an exception is pending store 0 otherwise: nothing new.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -89,7 +90,7 @@ static void guest_pointers(struct vcpu *v)
 {
 	struct vcpu_fpu *f = v->fpu;
 
-	if (f->x.fip == f->entered_ip)
+	if (!f->x.fip || f->x.fip == f->entered_ip)
 		return;
 	f->last_ip = f->guest_ip ? f->guest_ip(v, f->x.fip) : 0;
 	f->last_op = f->x.fop;

@@ -33,5 +33,11 @@ void hostsignal_install(void)
 {
 	struct sigaction action = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
 
-	sigaction(SIGFPE, &action, &before);
+	struct sigaction old;
+
+	sigaction(SIGFPE, NULL, &old);
+	if (old.sa_flags & SA_SIGINFO && old.sa_sigaction == on_sigfpe)
+		return;
+	before = old;
+	sigaction(SIGFPE, &action, NULL);
 }

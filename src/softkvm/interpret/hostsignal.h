@@ -11,7 +11,7 @@
  */
 uint64_t stub_resume(uint64_t rip);
 
-/* Installs a SIGFPE handler that does just that, and passes other SIGFPEs on. Once per process. */
+/* Installs a SIGFPE handler that does just that, and passes other SIGFPEs on. Again is harmless. */
 void hostsignal_install(void);
 
 #endif
