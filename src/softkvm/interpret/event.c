@@ -473,6 +473,15 @@ static bool accept_interrupt(struct vcpu *v)
 	return true;
 }
 
+/* While one NMI is handled the processor remembers one more, not two. */
+static void limit_pending_nmis(struct vcpu *v)
+{
+	uint32_t two = 2;
+
+	if (v->nmi_masked)
+		atomic_compare_exchange_strong(&v->nmi_pending, &two, 1);
+}
+
 /* Something may be deliverable that IF, a shadow or NMI masking holds back: look again when those change. */
 static void note_blocked(struct vcpu *v)
 {
@@ -486,6 +495,7 @@ bool event_inject(struct vcpu *v)
 {
 	if (v->exception_pending && v->in_event_delivery && !merge_faults(v))
 		shutdown(v);
+	limit_pending_nmis(v);
 	if (v->exception_pending || v->exception_injected) {
 		deliver_exception(v);
 	} else if (v->nmi_injected) {

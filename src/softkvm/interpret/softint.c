@@ -71,7 +71,12 @@ void op_into(struct vcpu *v, const struct insn *i)
 		event_deliver(v, VEC_OF, EVENT_SOFT_EXCEPTION, false, 0, v->rip);
 }
 
+/* A data breakpoint that MOV SS before it held back comes with this #DB, not after it. */
 void op_int1(struct vcpu *v, const struct insn *i)
 {
+	uint64_t held = v->debug_pending;
+
 	event_deliver(v, VEC_DB, EVENT_ICEBP, false, 0, v->rip);
+	v->dr[6] |= held;
+	v->debug_pending = 0;
 }

@@ -317,6 +317,8 @@ static bool is_base_valid(const struct vcpu *v, uint64_t base, bool host)
 
 	if (!lapic_has_x2apic_feature(v) && !(host && !v->cpuid->nent))
 		reserved |= APIC_BASE_X2;
+	if (v->phys_bits)
+		reserved |= ~0ull << v->phys_bits;
 	if (base & reserved || (base & APIC_BASE_X2 && !(base & APIC_BASE_ENABLED)))
 		return false;
 	if (host)
