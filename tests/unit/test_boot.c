@@ -231,6 +231,17 @@ static void lets_it_unpack_itself(void **state)
 	refused(&image, image.size, -ENOSPC, "larger than memory");
 }
 
+/* A 32-bit kernel unpacks itself whatever packed it, and is entered at its start. */
+static void loads_32bit_whole(void **state)
+{
+	make_elf(LOAD, 0);
+	make_bzimage(pack_gzip);
+	put_le16(image.bytes + 0x236, 0);
+	assert_int_equal(load(&image, image.size, RAM_SIZE), 0);
+	assert_int_equal(kernel.protocol, BOOT_LINUX32);
+	assert_int_equal(kernel.entry, LOAD);
+}
+
 static void refuses_other_files(void **state)
 {
 	static struct file text = {.size = 600, .bytes = "#!/bin/sh\n"};
@@ -260,8 +271,6 @@ static void refuses_other_files(void **state)
 	refused(&elf, elf.size, -EINVAL, "outside");
 	make_elf(LOAD, 0);
 	make_bzimage(pack_gzip);
-	put_le16(image.bytes + 0x236, 0);
-	refused(&image, image.size, -ENOEXEC, "32-bit");
 	put_le16(image.bytes + 0x206, 0x203);
 	refused(&image, image.size, -ENOEXEC, "protocol 2.03");
 	refused(&image, 0x220, -EINVAL, "truncated");
@@ -340,7 +349,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(loads_elf),	       cmocka_unit_test(unpacks_everything),
-		cmocka_unit_test(lets_it_unpack_itself), cmocka_unit_test(refuses_other_files),
+		cmocka_unit_test(lets_it_unpack_itself),
+		cmocka_unit_test(loads_32bit_whole), cmocka_unit_test(refuses_other_files),
 		cmocka_unit_test(places_the_initrd),   cmocka_unit_test(hands_over),
 		cmocka_unit_test(acpi_tables_are_whole),
 	};
