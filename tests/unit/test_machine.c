@@ -199,7 +199,8 @@ static void is_ended_from_outside(void **state)
 static void says_why_it_cannot_start(void **state)
 {
 	struct machine_config config = {.name = "test", .kernel = "/no/such/kernel", .console = "none",
-					.mem_size = 32 << 20, .cpu_count = 1, .engine = KVM_ENGINE_INTERPRET};
+					.mem_size = 32 << 20, .cpu_count = 1,
+					.engine = on_kernel ? KVM_ENGINE_KERNEL : KVM_ENGINE_INTERPRET};
 	struct machine *machine;
 	char error[400];
 
