@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Random instructions, on the real processor and in the interpreter, from the same state: general registers, flags,
+ * Random instructions, on the real processor and in an engine, from the same state: general registers, flags,
  * vector and x87 state, memory and faults must come out the same. Every comparable row of the table must have
  * completed at least once.
  *
- *	insn_native [COUNT [SEED]]	COUNT 0: for ever
+ *	insn_native [COUNT [SEED [ENGINE]]]	COUNT 0: for ever; SEED 0: by the clock; ENGINE interpret or translate
  *
  * One in four is 16 or 32-bit code in the guest (narrow.c). The guest is a user program with the test's own few pages at the same addresses; everything else is not
  * mapped in the guest, and instructions are aimed so that the process has nothing there either. Not comparable are
@@ -18,6 +18,7 @@
 
 #include "../unit/harness.h"
 #include "narrow.h"
+#include "native_signal.h"
 #include "random_state.h"
 
 enum { MAX_COMPLAINTS = 20, DATA_BYTES = NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PAGE_TABLES = 0x100000 };
@@ -47,9 +48,10 @@ static void map_guest(void)
 	put_entry(PAGE_TABLES + 4096 * 3, NATIVE_CONST >> 12, NATIVE_CONST | PTE_P | PTE_U | PTE_NX);
 }
 
-static int start_guest(void)
+static int start_guest(const char *name)
 {
-	int err = harness_new(&guest, HARNESS_LONG64);
+	const struct engine *engine = name && !strcmp(name, "translate") ? &engine_translate : &engine_interpret;
+	int err = harness_new_on(&guest, HARNESS_LONG64, engine);
 
 	if (err)
 		return err;
@@ -66,23 +68,41 @@ static int start_guest(void)
 
 static void guest_code(uint32_t slot, const uint8_t *code, unsigned size)
 {
-	memset(guest.ram + slot, 0xcc, NATIVE_SLOT);
+	memset(guest.ram + slot, 0xf4, NATIVE_SLOT); /* HLT: #GP in user mode */
 	memcpy(guest.ram + slot, code, size);
 	code_written(&guest.vm, slot, NATIVE_SLOT);
 }
 
-static void run_guest(uint32_t slot, const struct cpu_state *in, struct cpu_state *out, struct outcome *outcome)
+/* One instruction; a repeated one may take several calls. */
+static int step_guest(uint64_t rip)
+{
+	int result;
+
+	do
+		result = harness_run(&guest, 1);
+	while (result == HARNESS_OK && guest.v->rip == rip);
+	return result;
+}
+
+/* On engines that do not work by instructions: up to the HLT behind it. */
+static int run_to_hlt(uint64_t rip)
+{
+	struct vcpu *v = guest.v;
+	int result = harness_run_to_halt(&guest);
+
+	return result == VEC_GP && v->rip != rip ? HARNESS_OK : result;
+}
+
+static void run_guest(uint64_t rip, const struct cpu_state *in, struct cpu_state *out, struct outcome *outcome)
 {
 	struct vcpu *v = guest.v;
 	int result;
 
 	memcpy(v->gpr, in->gpr, sizeof(v->gpr));
 	v->rflags = in->rflags;
-	v->rip = slot;
+	v->rip = rip;
 	memcpy(&v->fpu->x, &in->fp, 832);
-	do
-		result = harness_run(&guest, 1);
-	while (result == HARNESS_OK && v->rip == slot);
+	result = guest.vm.engine == &engine_interpret ? step_guest(rip) : run_to_hlt(rip);
 	memcpy(out->gpr, v->gpr, sizeof(v->gpr));
 	out->rflags = v->rflags;
 	out->rip = v->rip;
@@ -390,12 +410,16 @@ int main(int argc, char **argv)
 	uint64_t count = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000;
 	int err;
 
-	rng.state = argc > 2 ? strtoull(argv[2], NULL, 0) : 0x9e3779b97f4a7c15ull ^ (uint64_t)time(NULL) << 20;
+	rng.state = argc > 2 ? strtoull(argv[2], NULL, 0) : 0;
+	if (!rng.state)
+		rng.state = 0x9e3779b97f4a7c15ull ^ (uint64_t)time(NULL) << 20;
 	printf("seed %#llx\n", (unsigned long long)rng.state);
 	completed = calloc(insn_row_count, sizeof(*completed));
 	err = native_init();
 	if (!err)
-		err = start_guest();
+		err = start_guest(argc > 3 ? argv[3] : NULL);
+	if (!err)
+		err = native_signal_init(); /* before the engine's handlers */
 	if (err || !completed) {
 		printf("cannot start: %s\n", strerror(-err));
 		return 77;

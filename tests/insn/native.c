@@ -96,7 +96,7 @@ int native_init(void)
 		err = -errno;
 	for (uint32_t at = NATIVE_DATA; !err && at < NATIVE_CONST + NATIVE_CONST_SIZE; at += 4096)
 		(void)*(volatile uint8_t *)(uintptr_t)at; /* present, so that error codes are those of rights */
-	return err ? err : native_signal_init();
+	return err;
 }
 
 uint8_t *native_data(void)

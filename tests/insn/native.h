@@ -25,7 +25,7 @@ struct outcome {
 	uint64_t error, cr2;
 };
 
-int native_init(void); /* 0/-errno; installs signal handlers */
+int native_init(void); /* 0/-errno; native_signal_init() comes after whatever else takes signals */
 /* Puts `code` into the slot at address `slot`; falls through and NATIVE_TAKEN both lead back. */
 void native_code(uint32_t slot, const uint8_t *code, unsigned size);
 /* Writable view of the data and constants, NATIVE_DATA first. */
