@@ -173,6 +173,15 @@ static bool refill_stack(struct vcpu *v, gva_t gva)
 	return true;
 }
 
+/* Faults that come before the #PF of a missing page: #GP for a misaligned vector, #MF for a pending x87 exception. */
+static bool may_fault_before_access(const struct site *s, gva_t gva)
+{
+	uint16_t fsw;
+
+	__asm__ volatile("fnstsw %0" : "=a"(fsw));
+	return fsw & 0x80 || (s->size >= 16 && gva & (s->size - 1u));
+}
+
 static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 {
 	struct translator *t = translator_of(v);
@@ -181,7 +190,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	void *p;
 
 	t->misses++;
-	if (!is_canonical(v, gva))
+	if (!is_canonical(v, gva) || may_fault_before_access(s, gva))
 		return slow_access(v, s);
 	p = mmu_host_ptr(v, gva, s->size, s->is_write, &notify);
 	if (!p || notify)
