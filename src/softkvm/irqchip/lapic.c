@@ -331,10 +331,13 @@ void lapic_get_state(struct vcpu *v, struct kvm_lapic_state *state)
 
 	if (a->pv_eoi_pending)
 		pv_eoi_sync(v);
+	lapic_timer_poll(v); /* what has expired goes into IRR: a count of 0 restarts nothing */
 	for (unsigned o = 0; o < APIC_REG_SPACE; o += 4) {
 		value = lapic_reg(a, o);
-		if (o == APIC_PPR || o == APIC_TMCCT)
-			value = o == APIC_PPR ? lapic_ppr(a) : lapic_timer_current_count(v);
+		if (o == APIC_PPR)
+			value = lapic_ppr(a);
+		else if (o == APIC_TMCCT)
+			value = lapic_timer_count_to_save(v);
 		if (o == APIC_ID && lapic_is_x2apic(a) && !v->vm->x2apic_ids_32bit)
 			value <<= 24;
 		__builtin_memcpy(state->regs + o, &value, 4);

@@ -119,6 +119,7 @@ void lapic_timer_divider_changed(struct vcpu *v);
 void lapic_timer_restored(struct vcpu *v);	  /* KVM_SET_LAPIC: goes on from TMCCT */
 void lapic_timer_mode_changed(struct vcpu *v, uint32_t old_lvtt);
 uint32_t lapic_timer_current_count(struct vcpu *v);
+uint32_t lapic_timer_count_to_save(struct vcpu *v); /* never 0 while the timer runs */
 void lapic_timer_set_deadline(struct vcpu *v, uint64_t guest_tsc);
 
 /* --- pv_eoi.c; vCPU's thread --- */

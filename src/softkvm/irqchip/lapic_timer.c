@@ -112,6 +112,13 @@ uint32_t lapic_timer_current_count(struct vcpu *v)
 	return (uint32_t)(left / divider(a));
 }
 
+uint32_t lapic_timer_count_to_save(struct vcpu *v)
+{
+	uint32_t count = lapic_timer_current_count(v);
+
+	return count || !v->lapic->target_ns || timer_mode(v->lapic) == LVT_TIMER_DEADLINE ? count : 1;
+}
+
 /* The rest of the count goes on at the new rate. */
 void lapic_timer_divider_changed(struct vcpu *v)
 {
