@@ -119,8 +119,9 @@ static void apic_timer(void)
 	CHECK_EQ(irq_rip, after);
 	if (cpuid(1, 0).c & 1 << 24) {
 		apic_write(APIC_LVT_TIMER, 0x46 | LVT_TSC_DEADLINE);
-		wrmsr(MSR_TSC_DEADLINE, rdtsc() + 1000000);
+		wrmsr(MSR_TSC_DEADLINE, rdtsc() + (1ull << 40));
 		CHECK(rdmsr(MSR_TSC_DEADLINE) != 0);
+		wrmsr(MSR_TSC_DEADLINE, rdtsc() + 1000000);
 		CHECK(wait_for(0x46, 1));
 		CHECK_EQ(rdmsr(MSR_TSC_DEADLINE), 0);
 		wrmsr(MSR_TSC_DEADLINE, 1); /* long past: at once */
