@@ -170,13 +170,16 @@ int pvclock_guest_stopped(struct vcpu *v)
 	return 0;
 }
 
+/* Address 0 is none: users set the MSR to it at reset. */
 static void write_wall_clock(struct vcpu *v)
 {
-	struct wall_clock_page *page = mem_at(&v->vm->mem, v->kvm_wall_clock, sizeof(*page), MEM_WRITE);
+	struct wall_clock_page *page = NULL;
 	struct timespec real;
 	uint64_t boot_ns;
 	uint32_t version;
 
+	if (v->kvm_wall_clock)
+		page = mem_at(&v->vm->mem, v->kvm_wall_clock, sizeof(*page), MEM_WRITE);
 	if (!page)
 		return;
 	clock_gettime(CLOCK_REALTIME, &real);
