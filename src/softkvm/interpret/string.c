@@ -257,14 +257,20 @@ void op_cmps(struct vcpu *v, const struct insn *i)
 
 /* --- ports --- */
 
-/* Elements of a port string that one VM exit may carry: to the page's end when ascending, what the data page holds. */
-static unsigned port_run(const struct vcpu *v, gva_t gva, unsigned size, uint64_t max)
+/*
+ * Elements of a port string that one VM exit may carry: to the page's end when ascending. Between a port and a device's
+ * memory it is one, as that memory takes an exit for each.
+ */
+static unsigned port_run(struct vcpu *v, gva_t gva, unsigned size, uint64_t max, bool write)
 {
 	uint64_t count = v->rflags & FLAG_DF ? 1 : (4096 - (gva & 4095)) / size;
+	bool notify;
 
 	if (count > max)
 		count = max;
-	return count ? (unsigned)count : 1;
+	if (count < 2 || !mmu_host_ptr(v, gva, size, write, &notify))
+		return 1;
+	return (unsigned)count;
 }
 
 static uint64_t ins_step(struct vcpu *v, const struct insn *i, uint64_t max, bool *again)
@@ -276,7 +282,7 @@ static uint64_t ins_step(struct vcpu *v, const struct insn *i, uint64_t max, boo
 	const uint8_t *data;
 
 	mmu_probe(v, gva, size, true); /* no port is read if the data cannot be stored */
-	data = pio_string(v, (uint16_t)v->gpr[RDX], size, port_run(v, gva, size, max), false, &count);
+	data = pio_string(v, (uint16_t)v->gpr[RDX], size, port_run(v, gva, size, max, true), false, &count);
 	for (unsigned k = 0; k < count; k++)
 		seg_write(v, SEG_ES, (to + (uint64_t)(stride(v, size) * k)) & mask, size, host_load(data + k * size, size));
 	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
@@ -296,7 +302,7 @@ static uint64_t outs_step(struct vcpu *v, const struct insn *i, uint64_t max, bo
 	uint64_t from = index_offset(v, i, RSI), mask = size_mask(i->mem.addr_size);
 
 	if (!pio_string_done(v, &count)) {
-		unsigned want = port_run(v, seg_address(v, i->mem.seg, from, size, false), size, max);
+		unsigned want = port_run(v, seg_address(v, i->mem.seg, from, size, false), size, max, false);
 		uint8_t *data = pio_string_buffer(v);
 
 		for (unsigned k = 0; k < want; k++)
