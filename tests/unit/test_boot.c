@@ -242,16 +242,6 @@ static void loads_32bit_whole(void **state)
 	assert_int_equal(kernel.entry, LOAD);
 }
 
-static void boots_32_bit_images(void **state)
-{
-	make_elf(LOAD, 0);
-	make_bzimage(pack_gzip);
-	put_le16(image.bytes + 0x236, 0);
-	assert_int_equal(load(&image, image.size, RAM_SIZE), 0);
-	assert_int_equal(kernel.protocol, BOOT_LINUX32);
-	assert_int_equal(kernel.entry, LOAD);
-}
-
 static void refuses_other_files(void **state)
 {
 	static struct file text = {.size = 600, .bytes = "#!/bin/sh\n"};
