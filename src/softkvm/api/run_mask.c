@@ -9,6 +9,9 @@ struct run_mask {
 	sigset_t inside, outside;
 };
 
+/* Faults of guest instructions that run on the host: blocked, they would end the process. */
+static const int engine_signals[] = {SIGSEGV, SIGFPE, SIGBUS};
+
 struct run_mask *run_mask_new(uint64_t blocked)
 {
 	struct run_mask *mask = calloc(1, sizeof(*mask));
@@ -18,7 +21,23 @@ struct run_mask *run_mask_new(uint64_t blocked)
 	for (int sig = 1; sig <= 64; sig++)
 		if (blocked >> (sig - 1) & 1)
 			sigaddset(&mask->inside, sig);
+	for (unsigned k = 0; k < sizeof(engine_signals) / sizeof(engine_signals[0]); k++)
+		sigdelset(&mask->inside, engine_signals[k]);
 	return mask;
+}
+
+void run_mask_allow_engine_signals(void)
+{
+	static __thread bool done;
+	sigset_t set;
+
+	if (done)
+		return;
+	sigemptyset(&set);
+	for (unsigned k = 0; k < sizeof(engine_signals) / sizeof(engine_signals[0]); k++)
+		sigaddset(&set, engine_signals[k]);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	done = true;
 }
 
 bool run_mask_signal_waits(const struct run_mask *mask)

@@ -12,6 +12,11 @@ struct run_mask;
 
 /* blocked: the kernel's form, bit n-1 for signal n. NULL: no memory. free() it. */
 struct run_mask *run_mask_new(uint64_t blocked);
+/*
+ * Unblock, on the calling thread and once, the signals by which host faults of guest instructions come: a VMM's vCPU
+ * threads often block every signal.
+ */
+void run_mask_allow_engine_signals(void);
 /* Is a signal pending that the mask lets through? Then KVM_RUN does not begin. */
 bool run_mask_signal_waits(const struct run_mask *mask);
 /* Put it in force on the calling thread, and the thread's own back. */

@@ -162,6 +162,7 @@ static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **c
 	long ret;
 
 	v->api->has_run = true;
+	run_mask_allow_engine_signals();
 	if (mask && run_mask_signal_waits(mask)) {
 		v->run->exit_reason = KVM_EXIT_INTR;
 		return -EINTR;

@@ -61,10 +61,13 @@ static void pass_on(int number, siginfo_t *info, void *context)
 		NEXT(sigaction)(number, &def, NULL); /* the fault repeats, and kills as it should */
 }
 
+/* softkvm installs more than one handler for a signal, each calling the one before: the first of them finds pass_on(). */
 static int set_engine_action(int number, const struct sigaction *action, struct sigaction *old)
 {
-	if (old)
+	if (old && !engine_has[number])
 		*old = (struct sigaction){.sa_sigaction = pass_on, .sa_flags = SA_SIGINFO};
+	else if (old)
+		NEXT(sigaction)(number, NULL, old);
 	if (!action)
 		return 0;
 	engine_has[number] = true;
