@@ -113,7 +113,7 @@ struct vcpu {
 	uint64_t kvm_system_time, kvm_wall_clock, kvm_steal_time, kvm_pv_eoi, kvm_async_pf, kvm_async_pf_int,
 		kvm_poll_control;
 	const void *steal_thread;		/* steal time: whose CPU time was read, NULL: not counting */
-	uint64_t steal_wall_ns, steal_cpu_ns;
+	uint64_t steal_wall_ns, steal_cpu_ns, steal_begin_tsc, steal_exit_tsc;
 
 	/* Event state (SDM volume 3, chapter 6; mirrors struct kvm_vcpu_events) */
 	bool exception_pending, exception_has_error, exception_injected;

@@ -1,51 +1,69 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The kernel copies for us: process_vm_readv and _writev on our own process answer EFAULT for addresses that are not
- * mapped so. A process may always do this to itself; where a system-call filter forbids it, the caller shares our
- * address space anyway and is believed.
+ * The kernel is asked, page by page, whether the caller's memory is there; then it is plain memory. Two system calls
+ * touch memory and do nothing else: rt_sigprocmask reads its set before it finds that `how` is nonsense, and
+ * FUTEX_WAKE_OP that adds 0 writes a word back as it was. Both are some ten times cheaper than process_vm_readv.
+ *
+ * A caller that unmaps the memory during the call faults as it would by touching it itself. Where a system-call filter
+ * does not let us ask, the caller is believed.
  */
 #include "softkvm/api/usercopy.h"
 
 #include <errno.h>
+#include <linux/futex.h>
+#include <stdbool.h>
 #include <string.h>
-#include <sys/uio.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-typedef ssize_t vm_copy(pid_t, const struct iovec *, unsigned long, const struct iovec *, unsigned long, unsigned long);
+#include "x86/arch.h"
 
-static int copy(vm_copy *kernel_copy, void *mine, uintptr_t user, size_t size, int *refused)
+enum { NO_SUCH_HOW = -1, SIGSET_SIZE = 8, WORD = 8 };
+
+static bool is_readable(uintptr_t page)
 {
-	struct iovec local = {mine, size}, remote = {(void *)user, size};
-	ssize_t n;
+	return !syscall(SYS_rt_sigprocmask, NO_SUCH_HOW, page, NULL, SIGSET_SIZE) || errno != EFAULT;
+}
 
-	*refused = 0;
+static bool is_writable(uintptr_t page)
+{
+	return syscall(SYS_futex, page, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, 0, page,
+		       FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_EQ, 0)) >= 0 ||
+	       errno != EFAULT;
+}
+
+/* Ask for every page of [user, user+size), by an aligned word that the range touches. */
+static int check(uintptr_t user, size_t size, bool (*is_good)(uintptr_t))
+{
+	uintptr_t last = user + size - 1;
+
 	if (!size)
 		return 0;
-	if (user + size < user)
+	if (last < user)
 		return -EFAULT;
-	n = kernel_copy(getpid(), &local, 1, &remote, 1, 0);
-	if (n == (ssize_t)size)
-		return 0;
-	*refused = n < 0 && (errno == ENOSYS || errno == EPERM);
-	return -EFAULT;
+	for (uintptr_t at = user & ~(uintptr_t)(WORD - 1); at <= last; at = (at & PAGE_MASK) + PAGE_SIZE) {
+		if (!is_good(at))
+			return -EFAULT;
+		if (at > UINTPTR_MAX - PAGE_SIZE)
+			break;
+	}
+	return 0;
 }
 
 int copy_in(void *to, uintptr_t from_user, size_t size)
 {
-	int refused, err = copy(process_vm_readv, to, from_user, size, &refused);
+	int err = check(from_user, size, is_readable);
 
-	if (!refused)
-		return err;
-	memcpy(to, (const void *)from_user, size);
-	return 0;
+	if (!err)
+		memcpy(to, (const void *)from_user, size);
+	return err;
 }
 
 int copy_out(uintptr_t to_user, const void *from, size_t size)
 {
-	int refused, err = copy(process_vm_writev, (void *)(uintptr_t)from, to_user, size, &refused);
+	int err = check(to_user, size, is_writable);
 
-	if (!refused)
-		return err;
-	memcpy((void *)to_user, from, size);
-	return 0;
+	if (!err)
+		memcpy((void *)to_user, from, size);
+	return err;
 }

@@ -65,8 +65,10 @@ static int serve_requests(struct vcpu *v)
 	vcpu_pause_point(v);
 	requests = vcpu_take_requests(v);
 	forget_memory(v, requests);
-	if (requests & VREQ_TIMER)
+	if (requests & VREQ_TIMER) {
 		lapic_timer_poll(v);
+		pvclock_steal_tick(v);
+	}
 	if (requests & VREQ_CLOCK)
 		pvclock_update(v);
 	if (requests & VREQ_INIT_SIPI)

@@ -7,7 +7,8 @@
  * TSC offset does. The guest's version protocol: odd while we write, so it reads again.
  *
  * Steal time is what passed while this vCPU's thread wanted to run and did not: time on the wall, less time asleep
- * or outside KVM_RUN, less its CPU time. `preempted` in that page is set while the vCPU sleeps: other vCPUs then
+ * or outside KVM_RUN, less its CPU time. It is taken over intervals of some milliseconds, because CPU time costs a
+ * system call; exits of less than 100 us do not end an interval, longer ones void it. `preempted` in that page is set while the vCPU sleeps: other vCPUs then
  * ask for a TLB flush by a bit there instead of by an interrupt (PV TLB flush).
  *
  * Guest pages are written by the vCPU's thread inside KVM_RUN, or with the vCPU stopped and vm->lock held.
@@ -21,7 +22,7 @@
 #include "softkvm/irqchip/tsc.h"
 
 enum { FLAG_TSC_STABLE = 1, FLAG_GUEST_STOPPED = 2, NS_PER_S = 1000000000 };
-enum { STEAL_PREEMPTED = 1, STEAL_FLUSH_TLB = 2 };
+enum { STEAL_PREEMPTED = 1, STEAL_FLUSH_TLB = 2, STEAL_INTERVAL_MS = 10 };
 
 struct pvclock_page {
 	uint32_t version, pad;
@@ -222,33 +223,62 @@ static void write_steal(struct vcpu *v, uint64_t stolen_ns)
 /* Which thread the CPU time was read on: a vCPU may be run by another one next time. */
 static _Thread_local char this_thread;
 
-void pvclock_steal_start(struct vcpu *v)
+static bool counts_steal(const struct vcpu *v)
 {
-	if (!(v->kvm_steal_time & 1))
-		return;
+	return v->kvm_steal_time & 1;
+}
+
+static void begin_interval(struct vcpu *v, uint64_t cpu_ns)
+{
 	v->steal_thread = &this_thread;
 	v->steal_wall_ns = monotonic_ns();
-	v->steal_cpu_ns = thread_cpu_ns();
+	v->steal_cpu_ns = cpu_ns;
+	v->steal_begin_tsc = host_tsc();
+}
+
+/* Tell the guest what was stolen since the interval began; the CPU time now. */
+static uint64_t end_interval(struct vcpu *v)
+{
+	uint64_t cpu_ns = thread_cpu_ns(), wall, cpu;
+
+	if (v->steal_thread == &this_thread) {
+		wall = monotonic_ns() - v->steal_wall_ns;
+		cpu = cpu_ns - v->steal_cpu_ns;
+		if (wall > cpu)
+			write_steal(v, wall - cpu);
+	}
+	v->steal_thread = NULL;
+	return cpu_ns;
+}
+
+void pvclock_steal_tick(struct vcpu *v)
+{
+	if (counts_steal(v) && v->steal_thread && host_tsc() - v->steal_begin_tsc > host_tsc_khz() * STEAL_INTERVAL_MS)
+		begin_interval(v, end_interval(v));
+}
+
+void pvclock_steal_start(struct vcpu *v)
+{
+	if (!counts_steal(v))
+		return;
+	if (v->steal_thread == &this_thread && host_tsc() - v->steal_exit_tsc < host_tsc_khz() / 10)
+		pvclock_steal_tick(v); /* a short exit: as if it had not been */
+	else
+		begin_interval(v, thread_cpu_ns());
 }
 
 void pvclock_steal_stop(struct vcpu *v)
 {
-	uint64_t wall, cpu;
-
-	if (!(v->kvm_steal_time & 1) || v->steal_thread != &this_thread)
-		return;
-	v->steal_thread = NULL;
-	wall = monotonic_ns() - v->steal_wall_ns;
-	cpu = thread_cpu_ns() - v->steal_cpu_ns;
-	if (wall > cpu)
-		write_steal(v, wall - cpu);
+	v->steal_exit_tsc = host_tsc();
 }
 
 void pvclock_sleep(struct vcpu *v)
 {
 	struct steal_page *page;
 
-	pvclock_steal_stop(v);
+	if (!counts_steal(v))
+		return;
+	v->steal_cpu_ns = end_interval(v);
 	page = steal_page(v);
 	if (page)
 		__atomic_store_n(&page->preempted, STEAL_PREEMPTED, __ATOMIC_SEQ_CST);
@@ -256,11 +286,14 @@ void pvclock_sleep(struct vcpu *v)
 
 void pvclock_wake(struct vcpu *v)
 {
-	struct steal_page *page = steal_page(v);
+	struct steal_page *page;
 
+	if (!counts_steal(v))
+		return;
+	page = steal_page(v);
 	if (page && __atomic_exchange_n(&page->preempted, 0, __ATOMIC_SEQ_CST) & STEAL_FLUSH_TLB)
 		vcpu_kick(v, VREQ_TLB_FLUSH);
-	pvclock_steal_start(v);
+	begin_interval(v, v->steal_cpu_ns); /* asleep, no CPU time went by */
 }
 
 void pvclock_update(struct vcpu *v)

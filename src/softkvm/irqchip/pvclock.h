@@ -23,11 +23,12 @@ int pvclock_msr_read(struct vcpu *v, uint32_t msr, uint64_t *value);
 /* On VREQ_CLOCK and after a change of the TSC: bring the guest's clock page up to date. */
 void pvclock_update(struct vcpu *v);
 /*
- * Steal time. start/stop: the vCPU's thread begins and ceases to want to run (KVM_RUN begins, ends). sleep/wake: the
- * same around a halt, during which other vCPUs may leave a TLB flush for us. While VCPU_RUNNING only.
+ * Steal time. start/stop: KVM_RUN begins, ends. sleep/wake: around a halt, during which other vCPUs may leave a TLB
+ * flush for us. tick: now and then. While VCPU_RUNNING only.
  */
 void pvclock_steal_start(struct vcpu *v);
 void pvclock_steal_stop(struct vcpu *v);
+void pvclock_steal_tick(struct vcpu *v);
 void pvclock_sleep(struct vcpu *v);
 void pvclock_wake(struct vcpu *v);
 /* KVM_KVMCLOCK_CTRL: tell the guest that it was stopped, so that its watchdogs do not bark. -EINVAL: no clock page. */
