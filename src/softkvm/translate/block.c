@@ -7,6 +7,9 @@
  * with the translation. So an address-space switch keeps all blocks, and a block can be entered from anywhere through
  * `checked`, which compares one word.
  *
+ * A block whose first instruction crosses the page has that instruction alone and belongs to two views; all its
+ * entries check both.
+ *
  * Links inside a page jump to `straight` or `saved`, which check nothing: same page, same view. Links to other
  * pages and the jump cache use `checked`.
  *
@@ -14,6 +17,7 @@
  * so nobody enters it any more; who is inside goes on to its end, which the architecture allows for other
  * processors, and the vCPU that stored leaves the block right after the storing instruction (see handlers.c).
  */
+#include "softkvm/interpret/operand.h"
 #include "softkvm/translate/translate.h"
 
 enum { NO_VIEW = 0xffffffff, HOT_ROOM = 24 << 10 };
@@ -52,10 +56,10 @@ static struct block **block_bucket(struct code_view *w, unsigned offset)
 	return &w->blocks[offset >> 4 & 15];
 }
 
-static struct block *block_find(struct code_view *w, unsigned offset)
+static struct block *block_find(struct code_view *w, struct code_view *second, unsigned offset)
 {
 	for (struct block *b = *block_bucket(w, offset); b; b = b->next)
-		if (b->offset == offset)
+		if (b->offset == offset && b->view2 == second)
 			return b;
 	return NULL;
 }
@@ -63,7 +67,8 @@ static struct block *block_find(struct code_view *w, unsigned offset)
 /* --- making --- */
 
 /* NULL: full (*full), or the first instruction needs the interpreter: it crosses the page or is none. */
-static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, unsigned offset, bool *full)
+static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, struct code_view *second,
+				unsigned offset, bool *full)
 {
 	struct block *b = arena_alloc(t, sizeof(*b));
 	struct xlat x;
@@ -79,7 +84,8 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	x.view = w;
 	x.faults = x.sites = 0;
 	x.overflow = x.ended = false;
-	if (!superblock_decode(&x, (uint16_t)offset)) {
+	b->view2 = second;
+	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset)) {
 		*full = false;
 		return NULL;
 	}
@@ -90,44 +96,74 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	t->order[t->order_count++] = b;
 	b->next = *block_bucket(w, offset);
 	*block_bucket(w, offset) = b;
+	if (second) {
+		b->crossing_next = second->crossing;
+		second->crossing = b;
+	}
 	t->blocks++;
 	return b;
 }
 
-/* Under the lock. */
-static struct block *find_or_make(struct vcpu *v, struct translator *t, gva_t rip, gpa_t gpa, const uint8_t *hva)
+/* A page of code as the fetch found it. */
+struct fetched {
+	gva_t va;
+	gpa_t gpa;
+	const uint8_t *hva;
+};
+
+static struct code_view *view_get(struct translator *t, const struct fetched *f, uint32_t flavour)
+{
+	struct code_view *w = view_find(t, f->gpa, f->va, f->hva, flavour);
+
+	return w ? w : view_new(t, f->gpa, f->va, f->hva, flavour);
+}
+
+/* Under the lock. `second` is not NULL for an instruction that crosses from `first` to it. */
+static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned offset, const struct fetched *first,
+				  const struct fetched *second)
 {
 	uint32_t flavour = flavour_of(v);
-	struct code_view *w = view_find(t, gpa, rip & PAGE_MASK, hva, flavour);
-	struct block *b = w ? block_find(w, rip & 4095) : NULL;
-	bool full = false;
+	struct code_view *w = view_get(t, first, flavour), *w2 = second ? view_get(t, second, flavour) : NULL;
+	struct block *b = NULL;
+	bool full = true;
 
-	if (!b) {
-		if (!w)
-			w = view_new(t, gpa, rip & PAGE_MASK, hva, flavour);
-		if (w)
-			b = block_make(v, t, w, rip & 4095, &full);
-		if (!w || (!b && full))
-			t->want_flush = true;
+	if (w && (w2 || !second)) {
+		b = block_find(w, w2, offset);
+		if (!b)
+			b = block_make(v, t, w, w2, offset, &full);
 	}
-	if (b)
-		v->itlb[itlb_slot(rip)] = b->view->id;
+	if (!b) {
+		t->want_flush |= full;
+		return NULL;
+	}
+	v->itlb[itlb_slot(w->va)] = w->id;
+	if (w2)
+		v->itlb[itlb_slot(w2->va)] = w2->id;
 	return b;
+}
+
+static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
+{
+	f->va = va & PAGE_MASK;
+	f->hva = mmu_fetch_page(v, va, &f->gpa);
+	return f->hva;
 }
 
 struct block *block_get(struct vcpu *v, gva_t rip)
 {
 	struct translator *t = translator_of(v);
-	const uint8_t *hva;
+	struct fetched first, second;
 	struct block *b;
-	gpa_t gpa;
+	bool crosses;
 
 	v->rip = v->insn_rip = rip;
-	hva = mmu_fetch_page(v, rip, &gpa);
-	if (!hva)
+	if (!fetch(v, rip, &first))
+		return NULL;
+	crosses = crosses_page(first.hva, rip & 4095, v->mode);
+	if (crosses && (!is_canonical(v, first.va + PAGE_SIZE) || !fetch(v, first.va + PAGE_SIZE, &second)))
 		return NULL;
 	translator_lock(t, v);
-	b = find_or_make(v, t, rip, gpa, hva);
+	b = find_or_make(v, t, rip & 4095, &first, crosses ? &second : NULL);
 	translator_unlock(t);
 	return b;
 }
@@ -185,8 +221,24 @@ static uint64_t grains_of(unsigned offset, uint64_t len)
 	return (~0ull << first) & (~0ull >> (63 - last));
 }
 
+static void bucket_remove(struct block *b)
+{
+	struct block **p = block_bucket(b->view, b->offset);
+
+	while (*p != b)
+		p = &(*p)->next;
+	*p = b->next;
+}
+
 static void view_invalidate(struct translator *t, struct code_view *w, uint64_t grains)
 {
+	for (struct block *b = grains & 1 ? w->crossing : NULL; b; b = b->crossing_next)
+		if (!b->dead) {
+			bucket_remove(b);
+			block_kill(t, b);
+		}
+	if (grains & 1)
+		w->crossing = NULL;
 	for (unsigned k = 0; k < sizeof(w->blocks) / sizeof(w->blocks[0]); k++)
 		for (struct block **p = &w->blocks[k]; *p;) {
 			struct block *b = *p;

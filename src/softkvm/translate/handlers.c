@@ -155,6 +155,13 @@ static uint64_t slow_access(struct vcpu *v, const struct site *s)
 	gva_t next;
 
 	vt->t->slow_accesses++;
+	if (s->insn) {
+		const struct interpreted *in = arena_at(vt->t, s->insn);
+
+		next = v->rip + in->insn.len;
+		interpret_one(v, in);
+		return resume(v, s, next);
+	}
 	if (!decode_at(b->view, s->at, &vt->slow.insn))
 		return go_on(v); /* changed under our feet */
 	vt->slow.run = choose_handler(v, &vt->slow.insn);

@@ -27,6 +27,8 @@ struct site *site_new(struct xlat *x)
 	s->block = arena_offset(x->t, x->block);
 	s->at = x->insn->at;
 	s->rsp_adj = x->rsp_before;
+	if (x->block->view2)
+		s->insn = interpreted_new(x);
 	x->site[x->sites++] = s;
 	return s;
 }

@@ -73,7 +73,9 @@ static bool is_fit_vector(const struct xlat *x, const struct insn *i)
 {
 	uint32_t attrs = i->row->attrs, need = 0;
 
-	if (attrs & (INSN_VSIB | INSN_PRIV) || i->row->sem != SEM_HOST)
+	static const uint16_t sems[] = { SEM_HOST, SEM_HOST_X87, SEM_FWAIT, SEM_LDMXCSR, SEM_VMASKMOV };
+
+	if (attrs & (INSN_VSIB | INSN_PRIV) || !sem_is(i, sems, sizeof(sems) / sizeof(sems[0])))
 		return false;
 	if (attrs & (INSN_X87 | INSN_MMX))
 		need |= FLAVOUR_X87;
@@ -86,7 +88,7 @@ static bool is_fit_vector(const struct xlat *x, const struct insn *i)
 
 static bool is_fit(const struct xlat *x, const struct insn *i)
 {
-	if (i->row->attrs & INSN_HOST)
+	if (i->row->attrs & (INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX))
 		return is_fit_vector(x, i);
 	if (i->row->sem == SEM_MOV && i->operand[0].kind == OPK_MEM && !i->has_modrm)
 		return false;
@@ -100,7 +102,7 @@ static bool is_fit(const struct xlat *x, const struct insn *i)
 /* The host may fault here: #DE, #XM, #MF, alignment. */
 static bool can_fault(const struct insn *i)
 {
-	return i->row->attrs & (INSN_HOST | INSN_ALIGN) || i->row->sem == SEM_DIV || i->row->sem == SEM_IDIV ||
+	return i->row->attrs & (INSN_HOST | INSN_ALIGN | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX) || i->row->sem == SEM_DIV || i->row->sem == SEM_IDIV ||
 	       i->row->sem == SEM_CMPXCHG16B;
 }
 

@@ -69,6 +69,36 @@ bool decode_at(const struct code_view *view, unsigned offset, struct insn *i)
 	return insn_decode(i, bytes, avail, view->flavour & FLAVOUR_MODE) == INSN_OK;
 }
 
+bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode)
+{
+	uint8_t bytes[INSN_MAX_LEN];
+	struct insn i;
+
+	if (offset + INSN_MAX_LEN <= 4096)
+		return false;
+	for (unsigned k = 0; offset + k < 4096; k++)
+		bytes[k] = __atomic_load_n(&page_hva[offset + k], __ATOMIC_RELAXED);
+	return insn_decode(&i, bytes, 4096 - offset, mode) == INSN_TRUNCATED;
+}
+
+bool superblock_decode_crossing(struct xlat *x, uint16_t offset)
+{
+	const struct code_view *second = x->block->view2;
+	struct tinsn *ti = &x->t->insns[0];
+	uint8_t bytes[INSN_MAX_LEN];
+	uint32_t generation;
+
+	depend_on(x, offset, 4096 - offset);
+	code_page_watch(x->v, second->gpa, INSN_MAX_LEN, &generation);
+	for (unsigned k = 0; k < INSN_MAX_LEN; k++)
+		bytes[k] = __atomic_load_n(offset + k < 4096 ? &x->view->hva[offset + k] : &second->hva[offset + k - 4096],
+					   __ATOMIC_RELAXED);
+	x->count = 1;
+	ti->at = offset;
+	ti->follow = false;
+	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK;
+}
+
 unsigned superblock_decode(struct xlat *x, uint16_t offset)
 {
 	int at = offset;

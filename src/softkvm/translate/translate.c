@@ -5,37 +5,56 @@
  */
 #include "softkvm/translate/translate.h"
 
+/* Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which is 4-aligned. */
+static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
+{
+	struct emit *e = &x->hot;
+	uint32_t id_at;
+
+	emit_align(e, 4, 2);
+	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
+	emit_u8(e, 0xb9);
+	emit_u32(e, itlb_slot(w->va) * 4);
+	id_at = (uint32_t)(e->p - x->t->cache.rw);
+	emit_u32(e, w->id);
+	emit_jcc(e, 5, emit_here(&x->cold));
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, x->block));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_ENTRY]);
+	return id_at;
+}
+
 /*
  * The checked entry. Flags are in saved_flags here, so comparing is free. The id is 4-aligned: killing the
  * block replaces it in one store.
  */
-static void emit_checked_entry(struct xlat *x)
+static void emit_entries(struct xlat *x)
 {
 	struct emit *e = &x->hot;
 	struct block *b = x->block;
-	uint32_t slot = itlb_slot(x->view->va) * 4;
 
 	emit_align(e, 16, b->flags_in ? 14 : 2); /* leaves `straight` nearly aligned */
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->checked = emit_here(e);
+	b->straight = emit_here(e);
+	if (b->view2) {
+		emit_flags_store(e);
+		emit_align(e, 4, 2);
+	}
+	b->checked = b->saved = emit_here(e);
 	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(itlb)));
-	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
-	emit_u8(e, 0xb9);
-	emit_u32(e, slot);
-	b->id_at = (uint32_t)(e->p - x->t->cache.rw);
-	emit_u32(e, x->view->id);
-	emit_jcc(e, 5, emit_here(&x->cold));
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
-	emit_jmp(&x->cold, x->t->tramp[TRAMP_ENTRY]);
+	b->id_at = emit_view_check(x, x->view);
+	if (b->view2)
+		emit_view_check(x, b->view2);
 	emit_alu_mem_imm(e, 8, ALU_CMP, mem_base(ENV, ENV_OFF(cont)), 0);
 	emit_jcc(e, 4, emit_here(&x->cold));
 	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
-	b->saved = emit_here(e);
-	if (b->flags_in)
+	if (!b->view2)
+		b->saved = emit_here(e);
+	if (b->flags_in || b->view2)
 		emit_flags_load(e);
 	emit_align(e, 16, 0);
-	b->straight = emit_here(e);
+	if (!b->view2)
+		b->straight = emit_here(e);
 }
 
 static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline which)
@@ -44,21 +63,28 @@ static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline
 	emit_jmp(&x->hot, x->t->tramp[which]);
 }
 
-void emit_interpret(struct xlat *x, bool ends)
+uint32_t interpreted_new(struct xlat *x)
 {
 	struct interpreted *in = arena_alloc(x->t, sizeof(*in));
-	struct site *s;
 
 	if (!in) {
 		x->overflow = true;
-		return;
+		return 0;
 	}
 	in->insn = x->insn->i;
 	in->run = choose_handler(x->v, &in->insn);
+	return arena_offset(x->t, in);
+}
+
+void emit_interpret(struct xlat *x, bool ends)
+{
+	struct site *s;
+
 	rsp_commit(x);
 	flags_save_all(x);
 	s = site_new(x);
-	s->insn = arena_offset(x->t, in);
+	if (!s->insn)
+		s->insn = interpreted_new(x);
 	s->ends = ends;
 	emit_site_jump(x, s, TRAMP_INTERPRET);
 	x->flags_in_host = x->flags_saved = true;
@@ -103,7 +129,7 @@ bool translate_block(struct xlat *x)
 {
 	struct tinsn *last = &x->t->insns[x->count - 1];
 
-	emit_checked_entry(x);
+	emit_entries(x);
 	x->flags_in_host = true;
 	x->flags_saved = false;
 	x->rsp_adj = 0;

@@ -66,11 +66,14 @@ struct code_view {
 	uint32_t id, flavour;
 	struct code_page *page;
 	struct block *blocks[16]; /* living ones, by bits 4-7 of the offset */
+	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
 };
 
 struct block {
 	struct code_view *view;
 	struct block *next;	/* of the same bucket */
+	struct code_view *view2; /* of an instruction that crosses the page: it is the block's only one; else NULL */
+	struct block *crossing_next;
 	uint8_t *checked, *saved, *straight; /* executable addresses */
 	uint64_t grains;		     /* 64-byte pieces of the page that the block depends on */
 	struct link *in;		     /* links that jump here */
@@ -232,6 +235,10 @@ struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 /* --- superblock.c --- */
 /* Decode the path from `offset` of the page; returns how many instructions, 0: the first cannot be decoded. */
 unsigned superblock_decode(struct xlat *x, uint16_t offset);
+/* The one instruction at the end of the page that ends on x->block->view2. False: none. */
+bool superblock_decode_crossing(struct xlat *x, uint16_t offset);
+/* Does the instruction at this offset end on the next page? */
+bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode);
 /* Decode at an offset of the page; false: no instruction, or it crosses the page. */
 bool decode_at(const struct code_view *view, unsigned offset, struct insn *i);
 /* The block will depend on [offset, +len) of its page: watch it. */
@@ -263,6 +270,8 @@ void memory_address(struct xlat *x);
 void memory_check(struct xlat *x, unsigned size, bool write);
 /* A new site of the current instruction; never NULL. */
 struct site *site_new(struct xlat *x);
+/* A copy of the current instruction for the interpreter: its arena offset. */
+uint32_t interpreted_new(struct xlat *x);
 void sites_finish(struct xlat *x); /* end of instruction: its sites learn where to resume */
 
 /* --- registers.c --- */
