@@ -23,7 +23,7 @@ void emit_flags_load(struct emit *e)
 	static const uint8_t add_al_7f_sahf[] = { 0x04, 0x7f, 0x9e };
 
 	emit_mov(e, 8, SCRATCH, H_RAX);
-	emit_load(e, 4, H_RAX, mem_base(ENV, ENV_HOT(HOT_SAVED_FLAGS)));
+	emit_load(e, 2, H_RAX, mem_base(ENV, ENV_HOT(HOT_SAVED_FLAGS))); /* as wide as the store, or it cannot forward */
 	emit_bytes(e, add_al_7f_sahf, sizeof(add_al_7f_sahf));
 	emit_mov(e, 8, H_RAX, SCRATCH);
 }
@@ -31,8 +31,7 @@ void emit_flags_load(struct emit *e)
 /* Flags that this instruction or a later one still wants. */
 static uint16_t alive(const struct xlat *x)
 {
-	const struct insn_row *row = x->insn->i.row;
-	uint16_t keeps = x->insn->live & ~row->flags_written;
+	uint16_t keeps = x->insn->live & ~flags_killed(&x->insn->i);
 
 	return (insn_flags_read(&x->insn->i) & FLAGS_STATUS) | keeps;
 }

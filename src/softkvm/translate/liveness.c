@@ -2,12 +2,45 @@
 /*
  * Which status flags somebody may still read: backwards over the block. At an exit whose target is in the same page
  * a few instructions are decoded there, and their bytes become something that the block depends on; everywhere else
- * all flags count as alive. Instructions that write a flag only sometimes (shift counts) do not end its life, nor do
- * "undefined" flags: on a real processor many of those keep their value.
+ * all flags count as alive. Instructions that write a flag only sometimes (shift counts) do not end its life. Nor do
+ * "undefined" flags of multiplications, divisions and bit tests, which processors leave as they were; the
+ * other instructions with undefined flags write them.
  */
 #include "softkvm/translate/translate.h"
 
 enum { LOOK_AHEAD = 6 };
+
+static bool has_constant_count(const struct insn *i)
+{
+	const struct operand *count = &i->operand[i->operand_count - 1];
+
+	return count->kind == OPK_IMM && i->imm & (i->op_size == 8 ? 63 : 31);
+}
+
+uint16_t flags_killed(const struct insn *i)
+{
+	uint16_t written = i->row->flags_written;
+
+	switch (i->row->sem) {
+	case SEM_AND:
+	case SEM_OR:
+	case SEM_XOR:
+	case SEM_TEST:
+	case SEM_ANDN:
+	case SEM_BLSR:
+	case SEM_BLSI:
+	case SEM_BLSMSK:
+	case SEM_BEXTR:
+	case SEM_BZHI:
+		return written | i->row->flags_undefined;
+	case SEM_SHL:
+	case SEM_SHR:
+	case SEM_SAR:
+		return has_constant_count(i) ? FLAGS_STATUS : 0;
+	default:
+		return written;
+	}
+}
 
 static bool is_opaque(const struct insn *i)
 {
@@ -27,7 +60,7 @@ static uint16_t look_ahead(struct xlat *x, unsigned offset)
 		used |= insn_flags_read(&i) & unknown;
 		if (is_opaque(&i))
 			break;
-		unknown &= (uint16_t)~(i.row->flags_written | used);
+		unknown &= (uint16_t)~(flags_killed(&i) | used);
 		offset += i.len;
 	}
 	return (unknown | used) & FLAGS_STATUS;
@@ -66,7 +99,7 @@ void liveness_compute(struct xlat *x)
 		if (k < x->count - 1 && ti->i.row->branch == BR_COND)
 			live |= alive_at(x, x->view->va + ti->at + ti->i.len + ti->i.imm);
 		ti->live = live;
-		live = (uint16_t)((live & ~ti->i.row->flags_written) | insn_flags_read(&ti->i)) & FLAGS_STATUS;
+		live = (uint16_t)((live & ~flags_killed(&ti->i)) | insn_flags_read(&ti->i)) & FLAGS_STATUS;
 	}
 	x->block->flags_in = live;
 }

@@ -246,6 +246,8 @@ void depend_on(struct xlat *x, unsigned offset, unsigned len);
 
 /* --- liveness.c --- */
 void liveness_compute(struct xlat *x);
+/* Status flags whose old value does not outlive the instruction. */
+uint16_t flags_killed(const struct insn *i);
 
 /* --- translate.c --- */
 /* Emit code for the t->insns[0..count). False: the cache is full. */
