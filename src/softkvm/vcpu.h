@@ -160,6 +160,7 @@ struct vcpu {
 	struct mmu *mmu;			/* mmu/ */
 	struct decode_cache *decode;		/* interpret/ */
 	struct translator *translator;		/* translate/ */
+	uint64_t frame;				/* the translator's, on the host stack, while its code runs */
 	struct kvm_run *run;			/* shared page with the user */
 	struct kvm_cpuid2 *cpuid;		/* as set by KVM_SET_CPUID2 */
 	uint32_t *feature;			/* bitmap of enum insn_feature the guest was given (from cpuid) */

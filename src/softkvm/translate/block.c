@@ -56,10 +56,10 @@ static struct block **block_bucket(struct code_view *w, unsigned offset)
 	return &w->blocks[offset >> 4 & 15];
 }
 
-static struct block *block_find(struct code_view *w, struct code_view *second, unsigned offset)
+static struct block *block_find(struct code_view *w, struct code_view *second, unsigned offset, bool plain)
 {
 	for (struct block *b = *block_bucket(w, offset); b; b = b->next)
-		if (b->offset == offset && b->view2 == second)
+		if (b->offset == offset && b->view2 == second && b->plain == plain)
 			return b;
 	return NULL;
 }
@@ -68,7 +68,7 @@ static struct block *block_find(struct code_view *w, struct code_view *second, u
 
 /* NULL: full (*full), or the first instruction needs the interpreter: it crosses the page or is none. */
 static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, struct code_view *second,
-				unsigned offset, bool *full)
+				unsigned offset, bool plain, bool *full)
 {
 	struct block *b = arena_alloc(t, sizeof(*b));
 	struct xlat x;
@@ -85,6 +85,7 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	x.faults = x.sites = 0;
 	x.overflow = x.ended = false;
 	b->view2 = second;
+	b->plain = plain;
 	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset)) {
 		*full = false;
 		return NULL;
@@ -120,7 +121,7 @@ static struct code_view *view_get(struct translator *t, const struct fetched *f,
 
 /* Under the lock. `second` is not NULL for an instruction that crosses from `first` to it. */
 static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned offset, const struct fetched *first,
-				  const struct fetched *second)
+				  const struct fetched *second, bool plain)
 {
 	uint32_t flavour = flavour_of(v);
 	struct code_view *w = view_get(t, first, flavour), *w2 = second ? view_get(t, second, flavour) : NULL;
@@ -128,9 +129,9 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned
 	bool full = true;
 
 	if (w && (w2 || !second)) {
-		b = block_find(w, w2, offset);
+		b = block_find(w, w2, offset, plain);
 		if (!b)
-			b = block_make(v, t, w, w2, offset, &full);
+			b = block_make(v, t, w, w2, offset, plain, &full);
 	}
 	if (!b) {
 		t->want_flush |= full;
@@ -149,7 +150,7 @@ static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
 	return f->hva;
 }
 
-struct block *block_get(struct vcpu *v, gva_t rip)
+static struct block *get(struct vcpu *v, gva_t rip, bool plain)
 {
 	struct translator *t = translator_of(v);
 	struct fetched first, second;
@@ -163,9 +164,19 @@ struct block *block_get(struct vcpu *v, gva_t rip)
 	if (crosses && (!is_canonical(v, first.va + PAGE_SIZE) || !fetch(v, first.va + PAGE_SIZE, &second)))
 		return NULL;
 	translator_lock(t, v);
-	b = find_or_make(v, t, rip & 4095, &first, crosses ? &second : NULL);
+	b = find_or_make(v, t, rip & 4095, &first, crosses ? &second : NULL, plain);
 	translator_unlock(t);
 	return b;
+}
+
+struct block *block_get(struct vcpu *v, gva_t rip)
+{
+	return get(v, rip, false);
+}
+
+struct block *block_get_plain(struct vcpu *v, gva_t rip)
+{
+	return get(v, rip, true);
 }
 
 /* --- linking --- */

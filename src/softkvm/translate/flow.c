@@ -90,6 +90,22 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t target)
 	}
 }
 
+void exit_to_plain(struct xlat *x, unsigned cc)
+{
+	struct emit *e = &x->cold;
+	struct link *l = link_new(x, insn_va(x), LINK_SAVED);
+	uint8_t *skip = emit_jcc_forward(e, cc ^ 1), *rel;
+
+	l->plain = true;
+	if (x->rsp_before)
+		emit_lea(e, 8, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_before));
+	emit_align(e, 4, 1);
+	rel = emit_jmp_forward(e);
+	note_rel32(x, e, l);
+	emit_patch32(e, rel, emit_stub(x, e, l));
+	emit_patch32(e, skip, emit_here(e));
+}
+
 /* Leave for `target` if condition cc holds; the path goes on otherwise. */
 static void side_exit(struct xlat *x, unsigned cc, gva_t target)
 {
@@ -151,10 +167,10 @@ static void emit_call_push(struct xlat *x, gva_t next)
 {
 	memory_stack(x, -8, 8, true);
 	if ((int64_t)next == (int32_t)next) {
-		emit_store_imm32(&x->hot, 8, mem_base(ADDR, 0), (int32_t)next);
+		emit_store_imm32(&x->hot, 8, x->mem, (int32_t)next);
 	} else {
 		emit_mov_imm(&x->hot, SCRATCH, next);
-		emit_store(&x->hot, 8, mem_base(ADDR, 0), SCRATCH);
+		emit_store(&x->hot, 8, x->mem, SCRATCH);
 	}
 	x->rsp_adj -= 8;
 	rsp_commit(x);
@@ -167,7 +183,7 @@ static void translate_ret(struct xlat *x)
 
 	flags_save_all(x);
 	memory_stack(x, 0, 8, false);
-	emit_load(&x->hot, 8, ADDR, mem_base(ADDR, 0));
+	emit_load(&x->hot, 8, ADDR, x->mem);
 	rsp_commit(x);
 	emit_lea(&x->hot, 8, GUEST_RSP, mem_base(GUEST_RSP, moved));
 	exit_indirect(x, moved);
@@ -180,7 +196,7 @@ static void load_target(struct xlat *x)
 
 	if (o->kind == OPK_MEM) {
 		memory_operand(x, 8, false);
-		emit_load(&x->hot, 8, ADDR, mem_base(ADDR, 0));
+		emit_load(&x->hot, 8, ADDR, x->mem);
 	} else {
 		reg_load(x, 8, ADDR, o->reg);
 	}

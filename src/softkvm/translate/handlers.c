@@ -71,7 +71,16 @@ static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 	flags_to_vcpu(v);
 	v->gpr[RSP] += (int64_t)s->rsp_adj;
 	v->rip = v->insn_rip = b->view->va + s->at;
+	((struct vcpu_translator *)v->translator)->flushes_before =
+		atomic_load_explicit(&v->tlb_flush_seen, memory_order_relaxed);
 	return s;
+}
+
+/* Have TLB entries been flushed since this handler was entered? Then HVAs that the block keeps may be stale. */
+static bool has_flushed(const struct vcpu *v)
+{
+	return ((struct vcpu_translator *)v->translator)->flushes_before !=
+	       atomic_load_explicit(&v->tlb_flush_seen, memory_order_relaxed);
 }
 
 /* Behind the instruction if nothing has changed that its block was made for; else look anew. */
@@ -80,11 +89,13 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 	struct translator *t = translator_of(v);
 	const struct block *b = arena_at(t, s->block);
 
-	if (s->ends || !s->resume || v->rip != next || b->dead || v->shadow || !v->fpu_live ||
+	if (s->ends || !s->resume || v->rip != next || b->dead || v->shadow || !v->fpu_live || has_flushed(v) ||
 	    !atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return go_on(v);
 	flags_from_vcpu(v);
 	v->gpr[RSP] -= (int64_t)s->rsp_after;
+	if (s->addr_group != NO_GROUP)
+		v->engine_hot[HOT_RESULT] = ((uint64_t *)v->frame)[FRAME_GROUP / 8 + s->addr_group];
 	return host_address(t, s->resume);
 }
 
@@ -202,11 +213,46 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	p = mmu_host_ptr(v, gva, s->size, s->is_write, &notify);
 	if (!p || notify)
 		return slow_access(v, s);
+	if (has_flushed(v))
+		return go_on(v);
 	if (s->is_stack)
 		refill_stack(v, gva);
 	v->gpr[RSP] -= (int64_t)s->rsp_adj;
 	v->engine_hot[HOT_RESULT] = (uintptr_t)p;
 	return host_address(t, s->retry);
+}
+
+/*
+ * A group's check failed, other than by crossing its page. The leading access is tried alone, which may raise its fault;
+ * if that makes the check hold it is passed, else the rest of the block runs plainly.
+ */
+static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	const struct site *s = site_enter(v, offset);
+	gva_t own = gva + s->own_offset;
+	bool notify = false, fits = (gva & 4095) + s->size <= PAGE_SIZE;
+	struct block *b;
+	void *p;
+
+	vt->t->misses++;
+	if (fits && is_canonical(v, gva)) {
+		mmu_host_ptr(v, own, s->own_size, s->own_write, &notify);
+		p = tlb_probe(v, s->is_write ? TLB_WRITE : TLB_READ, gva, s->size);
+		if (p && !has_flushed(v)) {
+			if (s->is_stack)
+				refill_stack(v, gva);
+			v->gpr[RSP] -= (int64_t)s->rsp_adj;
+			v->engine_hot[HOT_RESULT] = (uintptr_t)p;
+			return host_address(vt->t, s->retry);
+		}
+	}
+	b = block_get_plain(v, v->rip);
+	if (!b || vt->t->want_flush) {
+		vt->single = !b;
+		return leave(v);
+	}
+	return (uintptr_t)b->straight;
 }
 
 static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
@@ -220,7 +266,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return leave(v);
 	branch_check(v, l->target);
-	b = block_get(v, l->target);
+	b = l->plain ? block_get_plain(v, l->target) : block_get(v, l->target);
 	if (!b || vt->t->want_flush) {
 		vt->single = !b;
 		return leave(v);
@@ -296,6 +342,7 @@ static uint64_t on_fault(struct vcpu *v, uint32_t offset, uint64_t addr)
 
 tramp_handler *const tramp_handlers[TRAMP_COUNT] = {
 	[TRAMP_MISS] = on_miss,
+	[TRAMP_GROUP] = on_group,
 	[TRAMP_INTERPRET] = on_interpret,
 	[TRAMP_LINK] = on_link,
 	[TRAMP_LINK_HOST_FLAGS] = on_link,

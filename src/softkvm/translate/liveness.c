@@ -14,7 +14,7 @@ static bool has_constant_count(const struct insn *i)
 {
 	const struct operand *count = &i->operand[i->operand_count - 1];
 
-	return count->kind == OPK_IMM && i->imm & (i->op_size == 8 ? 63 : 31);
+	return count->kind == OPK_IMM && i->imm & (i->operand[0].size == 8 ? 63 : 31);
 }
 
 uint16_t flags_killed(const struct insn *i)

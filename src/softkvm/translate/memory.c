@@ -8,7 +8,8 @@
  *	cmp  r9,4096-size ; ja cold  miss, or the access crosses the page: one compare for both
  *	add  r9,[rcx+8]              HVA
  *
- * Accesses through RSP look at one remembered entry, that of the stack's page, before the table.
+ * Accesses through RSP look at one remembered entry, that of the stack's page, before the table. Accesses of a group
+ * (group.c) share one check of their whole extent.
  *
  * The cold part undoes the XOR and calls the miss trampoline, which either brings the HVA and returns behind the
  * check (`retry`), or has the interpreter execute the whole instruction and returns behind that (`resume`), or raises
@@ -16,12 +17,15 @@
  */
 #include "softkvm/translate/translate.h"
 
+enum { MAX_DELTA = 4096 };
+
 struct site *site_new(struct xlat *x)
 {
 	struct site *s = arena_alloc(x->t, sizeof(*s));
 
 	if (!s || x->sites == 4) {
 		x->overflow = true;
+		x->t->nowhere.probe_rel32 = 0;
 		return &x->t->nowhere;
 	}
 	s->block = arena_offset(x->t, x->block);
@@ -38,6 +42,7 @@ void sites_finish(struct xlat *x)
 	for (unsigned k = 0; k < x->sites; k++) {
 		x->site[k]->resume = (uint32_t)(x->hot.p - x->t->cache.rw);
 		x->site[k]->rsp_after = x->rsp_adj;
+		x->site[k]->addr_group = x->addr_group;
 	}
 	x->sites = 0;
 }
@@ -48,76 +53,93 @@ static void emit_site_call(struct emit *e, struct xlat *x, const struct site *s,
 	emit_jmp(e, x->t->tramp[which]);
 }
 
-/* `undo`: what holds the tag that r9 was XORed with. */
-static void cold_miss(struct xlat *x, struct host_mem undo, unsigned size, bool write)
-{
-	struct site *s = site_new(x);
+/* One check: what it compares with, and what it does when that fails. */
+struct check {
+	unsigned size;	   /* bytes from the address in ADDR on */
+	bool write, stack; /* stack: look at the stack's entry, not the table */
+	const struct access *leader; /* of a group, else NULL */
+	int64_t own_offset;	     /* of the leader's access in the extent */
+};
 
-	s->size = (uint8_t)size;
-	s->is_write = write;
-	emit_alu_rm(&x->cold, 8, ALU_XOR, ADDR, undo);
-	emit_site_call(&x->cold, x, s, TRAMP_MISS);
-	s->retry = 0;
+static struct host_mem tag_of(const struct check *c)
+{
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : mem_base(SCRATCH, 0);
 }
 
-static void site_retry_here(struct xlat *x)
+static struct host_mem host_of(const struct check *c)
 {
-	if (x->sites)
-		x->site[x->sites - 1]->retry = (uint32_t)(x->hot.p - x->t->cache.rw);
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : mem_base(SCRATCH, 8);
+}
+
+/* A group whose page is there, but which crosses its end: on to the plain copy. r9 is the offset in the page. */
+static void cold_crossing(struct xlat *x)
+{
+	emit_alu_imm(&x->cold, 8, ALU_CMP, ADDR, 4095);
+	exit_to_plain(x, 6 /* BE */);
+}
+
+static struct site *cold_miss(struct xlat *x, const struct check *c)
+{
+	struct emit *e = &x->cold;
+	struct site *s = site_new(x);
+
+	s->size = (uint16_t)c->size;
+	s->is_write = c->write;
+	s->is_stack = c->stack;
+	if (c->leader) {
+		s->own_size = c->leader->size;
+		s->own_offset = (uint16_t)c->own_offset;
+		s->own_write = c->leader->write;
+		cold_crossing(x);
+	}
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
+	if (c->stack && c->size <= 8) {
+		emit_call(e, x->t->probe_stack[c->write]);
+		s->probe_rel32 = (uint32_t)(e->p - x->t->cache.rw) + 1;
+		emit_jmp_forward(e); /* found: to `retry` */
+	}
+	emit_site_call(e, x, s, c->leader ? TRAMP_GROUP : TRAMP_MISS);
+	return s;
+}
+
+static void emit_check(struct xlat *x, const struct check *c)
+{
+	struct emit *e = &x->hot;
+	struct site *s;
+
+	if (!c->stack) {
+		emit_mov(e, 4, SCRATCH, ADDR);
+		emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
+		emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
+		emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (c->write ? 8 * TLB_WRITE : 8 * TLB_READ)));
+	}
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
+	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
+	emit_jcc(e, 7, emit_here(&x->cold));
+	s = cold_miss(x, c);
+	emit_alu_rm(e, 8, ALU_ADD, ADDR, host_of(c));
+	s->retry = (uint32_t)(e->p - x->t->cache.rw);
+	if (s->probe_rel32)
+		emit_patch32(&x->cold, x->t->cache.rw + s->probe_rel32, emit_here(e));
 }
 
 void memory_check(struct xlat *x, unsigned size, bool write)
 {
-	struct emit *e = &x->hot;
+	struct check c = { .size = size, .write = write };
 
-	emit_mov(e, 4, SCRATCH, ADDR);
-	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
-	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
-	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (write ? 8 * TLB_WRITE : 8 * TLB_READ)));
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
-	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)size);
-	emit_jcc(e, 7, emit_here(&x->cold));
-	cold_miss(x, mem_base(SCRATCH, 0), size, write);
-	emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(SCRATCH, 8));
-	site_retry_here(x);
-}
-
-static void stack_check(struct xlat *x, unsigned size, bool write)
-{
-	struct emit *e = &x->hot;
-
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(ENV, ENV_OFF(stack.tag)));
-	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)size);
-	emit_jcc(e, 7, emit_here(&x->cold));
-	cold_miss(x, mem_base(ENV, ENV_OFF(stack.tag)), size, write);
-	if (x->sites)
-		x->site[x->sites - 1]->is_stack = true;
-	emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(ENV, ENV_OFF(stack.host)));
-	site_retry_here(x);
-}
-
-void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write)
-{
-	flags_clobber(x);
-	disp += x->rsp_adj;
-	if (disp)
-		emit_lea(&x->hot, 8, ADDR, mem_base(GUEST_RSP, disp));
-	else
-		emit_mov(&x->hot, 8, ADDR, GUEST_RSP);
-	stack_check(x, size, write);
+	x->addr_group = NO_GROUP;
+	emit_check(x, &c);
 }
 
 /* Base and index in host registers, displacement included, modulo 2^64 or 2^32. */
-static void address_sum(struct xlat *x, const struct insn_mem *m, unsigned width)
+static void address_sum(struct xlat *x, const struct insn_mem *m, unsigned width, int64_t delta)
 {
 	unsigned base = H_NONE, index = H_NONE;
-	int64_t disp = m->disp;
+	int64_t disp = m->disp + delta;
 	struct host_mem mem;
 
 	if (m->base == RSP)
 		disp += x->rsp_adj;
-	if (m->index == RSP)
-		rsp_commit(x); /* cannot be encoded; for completeness */
 	if (m->base != REG_NONE)
 		base = m->base == RSP ? (unsigned)GUEST_RSP : reg_read(x, m->base, ADDR);
 	if (m->index != REG_NONE)
@@ -131,33 +153,108 @@ static void address_sum(struct xlat *x, const struct insn_mem *m, unsigned width
 	}
 }
 
-void memory_address(struct xlat *x)
+void memory_address(struct xlat *x, int64_t delta)
 {
 	const struct insn *i = &x->insn->i;
 	const struct insn_mem *m = &i->mem;
 	unsigned width = m->addr_size == 8 ? 8 : 4;
 
+	x->addr_group = NO_GROUP;
 	if (m->base == BASE_RIP) {
-		uint64_t ea = x->view->va + x->insn->at + i->len + (uint64_t)m->disp;
+		uint64_t ea = x->view->va + x->insn->at + i->len + (uint64_t)(m->disp + delta);
 
 		emit_mov_imm(&x->hot, ADDR, width == 8 ? ea : (uint32_t)ea);
 	} else if (m->base == REG_NONE && m->index == REG_NONE) {
-		emit_mov_imm(&x->hot, ADDR, width == 8 ? (uint64_t)m->disp : (uint32_t)m->disp);
+		uint64_t ea = (uint64_t)(m->disp + delta);
+
+		emit_mov_imm(&x->hot, ADDR, width == 8 ? ea : (uint32_t)ea);
 	} else {
-		address_sum(x, m, width);
+		address_sum(x, m, width, delta);
 	}
 	if (m->seg >= SEG_FS)
 		emit_alu_rm(&x->hot, 8, ALU_ADD, ADDR, mem_base(ENV, ENV_OFF(seg[0].base) + (int32_t)sizeof(struct x86_seg) * m->seg));
 }
 
+/* A follower: the group's HVA is in the frame, or in r9 already. False: this access must check. */
+static bool follow(struct xlat *x, const struct access *a)
+{
+	const struct access_group *g;
+
+	if (!a || !x->group[a->group].established)
+		return false;
+	g = &x->group[a->group];
+	if (x->addr_group != a->group)
+		emit_load(&x->hot, 8, ADDR, mem_base(H_RSP, FRAME_GROUP + 8 * a->group));
+	x->addr_group = a->group;
+	x->mem = mem_base(ADDR, (int32_t)(a->disp - g->low));
+	return true;
+}
+
+/* Turn the check of one access into that of its group; false: it stays alone. */
+static bool lead(struct xlat *x, const struct access *a, struct check *c)
+{
+	struct access_group rest;
+
+	if (!a || !group_lead(x, a, &rest))
+		return false;
+	c->leader = a;
+	c->own_offset = a->disp - rest.low;
+	c->size = (unsigned)(rest.high - rest.low);
+	c->write = rest.write;
+	rest.established = true;
+	x->group[a->group] = rest;
+	return true;
+}
+
+/* After a check: remember a group's HVA; where the access itself is. */
+static void checked(struct xlat *x, const struct check *c)
+{
+	x->mem = mem_base(ADDR, (int32_t)c->own_offset);
+	x->addr_group = NO_GROUP;
+	if (c->leader) {
+		x->addr_group = c->leader->group;
+		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_GROUP + 8 * c->leader->group), ADDR);
+	}
+}
+
+void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write)
+{
+	const struct access *a = group_access(x, true);
+	struct check c = { .size = size, .write = write, .stack = true };
+
+	if (follow(x, a))
+		return;
+	flags_clobber(x);
+	lead(x, a, &c);
+	disp += x->rsp_adj - (int32_t)c.own_offset;
+	if (disp)
+		emit_lea(&x->hot, 8, ADDR, mem_base(GUEST_RSP, disp));
+	else
+		emit_mov(&x->hot, 8, ADDR, GUEST_RSP);
+	emit_check(x, &c);
+	checked(x, &c);
+}
+
+static bool fits_disp32(const struct insn_mem *m, int64_t delta)
+{
+	int64_t disp = m->disp + delta;
+
+	return m->base == BASE_RIP || (disp > -0x7fff0000 && disp < 0x7fff0000);
+}
+
 void memory_operand(struct xlat *x, unsigned size, bool write)
 {
 	const struct insn_mem *m = &x->insn->i.mem;
+	const struct access *a = group_access(x, false);
+	struct check c = { .size = size, .write = write };
 
+	if (follow(x, a))
+		return;
 	flags_clobber(x);
-	memory_address(x);
-	if (m->base == RSP && m->index == REG_NONE && m->seg < SEG_FS && m->addr_size == 8)
-		stack_check(x, size, write);
-	else
-		memory_check(x, size, write);
+	if (a && fits_disp32(m, -MAX_DELTA) && fits_disp32(m, MAX_DELTA))
+		lead(x, a, &c);
+	c.stack = m->base == RSP && m->index == REG_NONE && m->seg < SEG_FS && m->addr_size == 8;
+	memory_address(x, -c.own_offset);
+	emit_check(x, &c);
+	checked(x, &c);
 }

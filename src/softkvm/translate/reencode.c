@@ -22,6 +22,7 @@ struct plan {
 	uint8_t access[FIELDS], size[FIELDS];
 	uint8_t scratch_of[2];	   /* guest register in rcx, r9; REG_NONE: free */
 	uint8_t pointer;	   /* register holding the memory operand's HVA, or H_NONE */
+	int32_t pointer_disp;
 	uint8_t borrowed, borrowed_for;
 	bool rm_is_slot;	   /* ModRM.rm is a guest register used in place, in the vCPU */
 	bool high_byte, byte_regs, implicit_rcx_read, implicit_rcx_write;
@@ -195,6 +196,8 @@ static unsigned take_scratch(struct xlat *x, struct plan *p, unsigned guest)
 	for (unsigned k = 0; k < 2; k++)
 		if (p->scratch_of[k] == REG_NONE) {
 			p->scratch_of[k] = (uint8_t)guest;
+			if (k == 1)
+				x->addr_group = NO_GROUP;
 			return reg[k];
 		}
 	p->borrowed_for = (uint8_t)guest;
@@ -363,7 +366,7 @@ static void put_instruction(struct emit *e, const struct plan *p)
 		put_legacy(e, p);
 	if (i->has_modrm) {
 		if (p->pointer != H_NONE)
-			emit_modrm_mem(e, p->host[FIELD_REG], mem_base(p->pointer, 0));
+			emit_modrm_mem(e, p->host[FIELD_REG], mem_base(p->pointer, p->pointer_disp));
 		else if (p->rm_is_slot)
 			emit_modrm_mem(e, p->host[FIELD_REG], mem_base(ENV, ENV_GPR(p->guest[FIELD_RM])));
 		else
@@ -373,7 +376,7 @@ static void put_instruction(struct emit *e, const struct plan *p)
 		emit_bytes(e, i->bytes + i->imm_at, i->imm_size);
 }
 
-static const struct operand *memory_operand_of(const struct insn *i)
+const struct operand *memory_operand_of(const struct insn *i)
 {
 	for (unsigned k = 0; k < i->operand_count; k++)
 		if (i->operand[k].kind == OPK_MEM && i->operand[k].access & ACC_RW)
@@ -408,6 +411,7 @@ static void plan_init(struct plan *p, const struct insn *i)
 	}
 	p->scratch_of[0] = p->scratch_of[1] = REG_NONE;
 	p->pointer = p->borrowed = H_NONE;
+	p->pointer_disp = 0;
 	p->borrowed_for = REG_NONE;
 	p->rm_is_slot = p->high_byte = p->byte_regs = p->implicit_rcx_read = p->implicit_rcx_write = false;
 }
@@ -428,12 +432,14 @@ bool reencode(struct xlat *x)
 	if (mem) {
 		memory_operand(x, mem->size, mem->access & ACC_W);
 		p.pointer = ADDR;
+		p.pointer_disp = x->mem.disp;
 		p.scratch_of[1] = BASE_RIP; /* taken */
 	}
 	flags_need(x); /* before rcx gets another use */
 	if (mem && p.high_byte) {
-		emit_mov(e, 8, H_RCX, ADDR);
+		emit_lea(e, 8, H_RCX, x->mem);
 		p.pointer = H_RCX;
+		p.pointer_disp = 0;
 		p.scratch_of[0] = BASE_RIP;
 	}
 	if (p.implicit_rcx_read || p.implicit_rcx_write)

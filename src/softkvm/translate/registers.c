@@ -19,11 +19,15 @@ unsigned reg_read(struct xlat *x, unsigned guest, unsigned scratch)
 	if (host_register[guest] != H_NONE)
 		return host_register[guest];
 	emit_load(&x->hot, 8, scratch, mem_base(ENV, ENV_GPR(guest)));
+	if (scratch == ADDR)
+		x->addr_group = NO_GROUP;
 	return scratch;
 }
 
 void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest)
 {
+	if (host == ADDR)
+		x->addr_group = NO_GROUP;
 	if (guest == RSP && x->rsp_adj)
 		emit_lea(&x->hot, size, host, mem_base(GUEST_RSP, x->rsp_adj));
 	else if (host_register[guest] == H_NONE)

@@ -23,7 +23,7 @@ static bool translate_lea(struct xlat *x)
 		uint8_t seg = m->seg;
 
 		x->insn->i.mem.seg = SEG_DS;
-		memory_address(x);
+		memory_address(x, 0);
 		x->insn->i.mem.seg = seg;
 		if (width == 4)
 			emit_mov(&x->hot, 4, ADDR, ADDR);
@@ -45,11 +45,11 @@ static void translate_mov_absolute(struct xlat *x)
 
 	memory_operand(x, size, store);
 	if (store)
-		emit_store(&x->hot, size, mem_base(ADDR, 0), H_RAX);
+		emit_store(&x->hot, size, x->mem, H_RAX);
 	else if (size >= 4)
-		emit_load(&x->hot, size, H_RAX, mem_base(ADDR, 0));
+		emit_load(&x->hot, size, H_RAX, x->mem);
 	else
-		emit_rm(&x->hot, size == 1 ? 0x8a : 0x8b | OP_66, H_RAX, mem_base(ADDR, 0));
+		emit_rm(&x->hot, size == 1 ? 0x8a : 0x8b | OP_66, H_RAX, x->mem);
 }
 
 /*
@@ -68,7 +68,7 @@ static bool translate_bit_string(struct xlat *x)
 	reg_load(x, size, SCRATCH, reg);
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (int32_t)size * 8 - 1);
 	emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
-	memory_address(x);
+	memory_address(x, 0);
 	reg_load(x, size, SCRATCH, reg);
 	if (size == 4)
 		emit_rr(e, 0x63 | OP_W, SCRATCH, SCRATCH); /* movsxd */

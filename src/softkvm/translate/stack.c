@@ -11,9 +11,9 @@ static void push_register(struct xlat *x, unsigned guest)
 	memory_stack(x, -8, 8, true);
 	if (guest == RSP || host_register[guest] == H_NONE) {
 		reg_load(x, 8, SCRATCH, guest);
-		emit_store(e, 8, mem_base(ADDR, 0), SCRATCH);
+		emit_store(e, 8, x->mem, SCRATCH);
 	} else {
-		emit_store(e, 8, mem_base(ADDR, 0), host_register[guest]);
+		emit_store(e, 8, x->mem, host_register[guest]);
 	}
 }
 
@@ -28,15 +28,15 @@ static bool translate_push(struct xlat *x)
 		break;
 	case OPK_IMM:
 		memory_stack(x, -8, 8, true);
-		emit_store_imm32(&x->hot, 8, mem_base(ADDR, 0), (int32_t)i->imm);
+		emit_store_imm32(&x->hot, 8, x->mem, (int32_t)i->imm);
 		break;
 	case OPK_MEM:
 		memory_operand(x, 8, false);
-		emit_load(&x->hot, 8, SCRATCH, mem_base(ADDR, 0));
+		emit_load(&x->hot, 8, SCRATCH, x->mem);
 		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
 		memory_stack(x, -8, 8, true);
 		emit_load(&x->hot, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
-		emit_store(&x->hot, 8, mem_base(ADDR, 0), SCRATCH);
+		emit_store(&x->hot, 8, x->mem, SCRATCH);
 		break;
 	default:
 		return false;
@@ -54,7 +54,7 @@ static bool translate_pop(struct xlat *x)
 		return false;
 	memory_stack(x, 0, 8, false);
 	host = host_register[o->reg];
-	emit_load(&x->hot, 8, host == H_NONE ? (unsigned)SCRATCH : host, mem_base(ADDR, 0));
+	emit_load(&x->hot, 8, host == H_NONE ? (unsigned)SCRATCH : host, x->mem);
 	if (host == H_NONE)
 		emit_store(&x->hot, 8, mem_base(ENV, ENV_GPR(o->reg)), SCRATCH);
 	x->rsp_adj += 8;

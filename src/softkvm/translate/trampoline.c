@@ -38,6 +38,7 @@ static void emit_enter(struct emit *e)
 	emit_store(e, 8, mem_base(H_RSP, FRAME_VCPU), H_RDI);
 	emit_store(e, 8, mem_base(H_RSP, FRAME_TARGET), H_RSI);
 	emit_lea(e, 8, ENV, mem_base(H_RDI, ENV_BIAS));
+	emit_store(e, 8, mem_base(ENV, ENV_OFF(frame)), H_RSP);
 	load_registers(e);
 }
 
@@ -73,6 +74,40 @@ static void emit_trampoline(struct emit *e, enum trampoline which)
 	load_registers(e);
 }
 
+/*
+ * Called (the only calls in translated code) where the stack's remembered entry failed: look for the address in r9 in
+ * the table. Found: returns with the HVA in r9, a write entry being remembered. Else returns 5 bytes further on, r9 as
+ * it was. Accesses of up to 8 bytes.
+ */
+static void emit_probe_stack(struct emit *e, bool write)
+{
+	static const uint8_t ret[] = { 0xc3 };
+	uint8_t *miss;
+
+	emit_mov(e, 4, SCRATCH, ADDR);
+	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
+	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
+	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (write ? 8 * TLB_WRITE : 8 * TLB_READ)));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - 8);
+	miss = emit_jcc_forward(e, 7);
+	if (write) {
+		emit_store(e, 8, mem_base(ENV, ENV_HOT(HOT_SPARE)), ADDR);
+		emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
+		emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.tag)), ADDR);
+		emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
+		emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.host)), ADDR);
+		emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(ENV, ENV_HOT(HOT_SPARE)));
+	} else {
+		emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(SCRATCH, 8));
+	}
+	emit_bytes(e, ret, 1);
+	emit_patch32(e, miss, emit_here(e));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_mem_imm(e, 8, ALU_ADD, mem_base(H_RSP, 0), 5);
+	emit_bytes(e, ret, 1);
+}
+
 int trampolines_emit(struct translator *t)
 {
 	struct emit hot, cold;
@@ -88,6 +123,11 @@ int trampolines_emit(struct translator *t)
 		emit_align(&hot, 16, 0);
 		t->tramp[k] = emit_here(&hot);
 		emit_trampoline(&hot, k);
+	}
+	for (unsigned write = 0; write < 2; write++) {
+		emit_align(&hot, 16, 0);
+		t->probe_stack[write] = emit_here(&hot);
+		emit_probe_stack(&hot, write);
 	}
 	codecache_commit(&t->cache, &hot, &cold);
 	codecache_fix(&t->cache);

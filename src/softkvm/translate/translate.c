@@ -88,6 +88,7 @@ void emit_interpret(struct xlat *x, bool ends)
 	s->ends = ends;
 	emit_site_jump(x, s, TRAMP_INTERPRET);
 	x->flags_in_host = x->flags_saved = true;
+	groups_forget(x);
 	x->ended = ends;
 }
 
@@ -133,6 +134,8 @@ bool translate_block(struct xlat *x)
 	x->flags_in_host = true;
 	x->flags_saved = false;
 	x->rsp_adj = 0;
+	x->addr_group = NO_GROUP;
+	groups_find(x);
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];
 		translate_one(x);

@@ -53,8 +53,7 @@ enum {
 	FLAVOUR_MODE = 3,      /* enum insn_mode */
 	FLAVOUR_X87 = 1 << 2,  /* x87/MMX usable: CR0.EM and TS clear */
 	FLAVOUR_SSE = 1 << 3,  /* and CR4.OSFXSR */
-	FLAVOUR_AVX = 1 << 4,  /* and CR4.OSXSAVE, XCR0.AVX */
-	FLAVOUR_PLAIN = 1 << 5 /* no shared address checks: where they failed */
+	FLAVOUR_AVX = 1 << 4   /* and CR4.OSXSAVE, XCR0.AVX */
 };
 
 /* A guest page of code at one linear address: what the instruction TLB's ids stand for. */
@@ -83,7 +82,7 @@ struct block {
 	uint32_t id_at;			     /* cache offset of the view id that `checked` compares */
 	uint16_t offset;		     /* of its first instruction in the page */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
-	bool dead;
+	bool dead, plain; /* plain: no shared address checks */
 };
 
 /* Where in a block a host fault can come from. */
@@ -101,9 +100,12 @@ struct site {
 	uint16_t at;		/* page offset of the guest instruction */
 	int16_t rsp_adj;	/* guest RSP is r11 + this before the instruction, */
 	int16_t rsp_after;	/* and after it */
-	uint8_t size, len;	/* of the access; of the guest instruction */
-	bool is_write, is_stack;
+	uint16_t size;		/* of the access or the group's extent */
+	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
+	uint16_t own_offset;
+	bool own_write, is_write, is_stack;
 	bool ends;		/* it is the block's last */
+	uint32_t probe_rel32;	/* cache offset of the jump from a stack probe back */
 	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
 };
 
@@ -121,6 +123,7 @@ struct link {
 	uint32_t rel32; /* cache offset of the displacement to patch */
 	uint32_t stub;	/* cache offset it points to while unlinked */
 	uint8_t entry;	/* enum link_entry */
+	bool plain;
 };
 enum link_entry { LINK_STRAIGHT, LINK_SAVED, LINK_CHECKED };
 
@@ -145,8 +148,24 @@ struct tinsn {
 	bool follow;	/* a direct jump whose target is the next instruction here */
 };
 
+/* A memory access of the block, its address as roots and a constant: see group.c. */
+struct access {
+	int64_t disp;
+	uint16_t base, index;
+	uint8_t scale, seg, size, insn, group;
+	bool write, is_stack;
+};
+
+struct access_group {
+	int64_t low, high; /* extent */
+	unsigned members;
+	bool write;
+	bool established; /* its HVA is in the frame */
+};
+enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff };
+
 /* Trampolines' C functions, by what called. They return the host address to continue at. */
-enum trampoline { TRAMP_MISS, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
+enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
 		  TRAMP_FAULT, TRAMP_COUNT };
 
 struct translator { /* one per VM */
@@ -161,6 +180,7 @@ struct translator { /* one per VM */
 	bool want_flush;		     /* full: flush when nobody is inside */
 	uint8_t *enter, *leave;	     /* trampolines, executable addresses */
 	uint8_t *tramp[TRAMP_COUNT];
+	uint8_t *probe_stack[2];     /* read, write: see trampoline.c */
 	struct tinsn insns[TRANSLATE_MAX_INSNS]; /* scratch of the translation under way */
 	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
 	struct link no_link;
@@ -173,6 +193,7 @@ struct vcpu_translator { /* vcpu.translator */
 	struct translator *t;
 	struct jump_cache_entry *jump_cache;
 	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
+	uint64_t flushes_before; /* tlb_flush_seen when the handler was entered */
 	bool single; /* leave: the next instruction is the interpreter's */
 	struct interpreted slow; /* of a slow access under way */
 };
@@ -189,6 +210,11 @@ struct xlat {
 	bool flags_in_host, flags_saved; /* where the guest's status flags are, if alive */
 	int16_t rsp_adj;		 /* pending change of guest RSP */
 	int16_t rsp_before;		 /* the same at the start of the instruction */
+	struct host_mem mem;		 /* the access just checked: [r9 + displacement] */
+	struct access access[MAX_ACCESSES];
+	struct access_group group[MAX_GROUPS];
+	unsigned access_count, group_count;
+	uint8_t addr_group;		 /* group whose HVA is in r9 now */
 	struct fault_entry fault[TRANSLATE_MAX_INSNS];
 	unsigned faults;
 	struct site *site[4];		 /* of this instruction: they resume at its end */
@@ -226,6 +252,7 @@ void flags_from_vcpu(struct vcpu *v);
 /* --- block.c --- */
 /* The block at v->rip, translating it if need be. Raises #PF. NULL: cannot be translated, interpret one instruction. */
 struct block *block_get(struct vcpu *v, gva_t rip);
+struct block *block_get_plain(struct vcpu *v, gva_t rip);
 void block_link(struct translator *t, struct link *link, struct block *to);
 /* Bytes changed: blocks made of them die. Takes the lock. */
 void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint64_t len);
@@ -262,19 +289,25 @@ void emit_flags_load(struct emit *e);	 /* saved_flags -> host flags; destroys SC
 void emit_flags_store(struct emit *e);	 /* host flags -> saved_flags; destroys SCRATCH */
 
 /* --- memory.c --- */
-/* Leaves the HVA of the memory operand in ADDR. */
+/* Make x->mem the host's operand for the memory operand. */
 void memory_operand(struct xlat *x, unsigned size, bool write);
 /* The same for [guest RSP + disp]. */
 void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write);
-/* Guest linear address of the memory operand into ADDR, no check. */
-void memory_address(struct xlat *x);
-/* The check alone, of the address in ADDR. */
+/* Guest linear address of the memory operand + delta into ADDR, no check. */
+void memory_address(struct xlat *x, int64_t delta);
+/* The check alone, of the address in ADDR: leaves the HVA there. */
 void memory_check(struct xlat *x, unsigned size, bool write);
 /* A new site of the current instruction; never NULL. */
 struct site *site_new(struct xlat *x);
 /* A copy of the current instruction for the interpreter: its arena offset. */
 uint32_t interpreted_new(struct xlat *x);
 void sites_finish(struct xlat *x); /* end of instruction: its sites learn where to resume */
+
+/* --- group.c --- */
+void groups_find(struct xlat *x);
+void groups_forget(struct xlat *x); /* HVAs kept so far may be stale */
+const struct access *group_access(struct xlat *x, bool is_stack);
+bool group_lead(struct xlat *x, const struct access *a, struct access_group *rest);
 
 /* --- registers.c --- */
 extern const uint8_t host_register[16]; /* H_NONE: in memory */
@@ -285,12 +318,16 @@ void rsp_commit(struct xlat *x); /* apply the pending change of guest RSP */
 
 /* --- reencode.c --- */
 bool reencode(struct xlat *x); /* false: interpret it */
+/* The operand in memory that is read or written; NULL: none. */
+const struct operand *memory_operand_of(const struct insn *i);
 
 /* --- flow.c, stack.c, special.c --- */
 bool translate_flow(struct xlat *x);
 bool translate_stack(struct xlat *x);
 bool translate_special(struct xlat *x);
 void exit_direct(struct xlat *x, struct emit *e, gva_t target);
+/* In the cold part: if condition cc holds, execute from the current instruction on in a plain block. */
+void exit_to_plain(struct xlat *x, unsigned cc);
 void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
 
