@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* See compare.h. */
+#include "compare.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "x86/insn_row.h"
+
+enum { DATA_BYTES = NATIVE_DATA_SIZE + NATIVE_CONST_SIZE };
+
+/* Spell out initial components, so that bytes compare. */
+static void spell_out(struct xsave_area *x)
+{
+	if (!(x->xstate_bv & XSTATE_X87)) {
+		x->fcw = FCW_INIT;
+		x->fsw = 0;
+		x->ftw = 0;
+		memset(x->st, 0, sizeof(x->st));
+	}
+	if (!(x->xstate_bv & XSTATE_SSE))
+		memset(x->xmm, 0, sizeof(x->xmm));
+	if (!(x->xstate_bv & XSTATE_AVX))
+		memset(x->ymmh, 0, sizeof(x->ymmh));
+}
+
+static bool compare_fp(const struct results *r, char *what, size_t size)
+{
+	struct xsave_area *n = &r->native->fp, *g = &r->emulated->fp;
+
+	if (r->insn && r->insn->op == OP_MASKMOVQ && r->native_outcome->vector >= 0)
+		return true; /* whether the x87 unit has changed to MMX by then is up to the processor */
+	spell_out(n);
+	spell_out(g);
+	if (n->fcw != g->fcw || n->fsw != g->fsw || n->ftw != g->ftw || n->mxcsr != g->mxcsr) {
+		snprintf(what, size, "fcw %x %x fsw %x %x ftw %x %x mxcsr %x %x", n->fcw, g->fcw, n->fsw, g->fsw, n->ftw,
+			 g->ftw, n->mxcsr, g->mxcsr);
+		return false;
+	}
+	for (unsigned k = 0; k < 16; k++) {
+		if (memcmp(n->xmm[k], g->xmm[k], 16) || memcmp(n->ymmh[k], g->ymmh[k], 16) ||
+		    (k < 8 && memcmp(n->st[k], g->st[k], 10))) {
+			snprintf(what, size, "vector or x87 register %u", k);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool compare_registers(const struct results *r, char *what, size_t size)
+{
+	const uint64_t flags = FLAGS_STATUS | FLAG_DF | FLAG_AC;
+	const struct cpu_state *n = r->native, *g = r->emulated;
+
+	for (unsigned k = 0; k < 16; k++) {
+		if (n->gpr[k] == g->gpr[k])
+			continue;
+		snprintf(what, size, "register %u native %#llx guest %#llx", k, (unsigned long long)n->gpr[k],
+			 (unsigned long long)g->gpr[k]);
+		return false;
+	}
+	if (r->faulting_flags_loose && r->native_outcome->vector >= 0)
+		return true;
+	if ((n->rflags ^ g->rflags) & flags) {
+		snprintf(what, size, "flags native %llx guest %llx", (unsigned long long)(n->rflags & flags),
+			 (unsigned long long)(g->rflags & flags));
+		return false;
+	}
+	return true;
+}
+
+/* Microcode touches large images and masked operands in an order of its own: the fault's details differ. */
+static bool has_loose_faults(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_FRSTOR: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FNSTENV: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE:
+	case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR: case SEM_MASKMOV:
+		return true;
+	}
+	return false;
+}
+
+static bool same_fault(const struct insn *i, const struct outcome *n, const struct outcome *g)
+{
+	if (i && n->vector == VEC_PF && has_loose_faults(i))
+		return true;
+	return n->error == g->error && (n->vector != VEC_PF || n->cr2 == g->cr2);
+}
+
+static bool compare_outcome(const struct results *r, char *what, size_t size)
+{
+	const struct outcome *n = r->native_outcome, *g = r->emulated_outcome;
+
+	if (n->vector == g->vector && (n->vector < 0 || same_fault(r->insn, n, g)))
+		return true;
+	snprintf(what, size, "fault native %d error %llx cr2 %llx, guest %d error %llx cr2 %llx at %llx", n->vector,
+		 (unsigned long long)n->error, (unsigned long long)n->cr2, g->vector, (unsigned long long)g->error,
+		 (unsigned long long)g->cr2, (unsigned long long)r->emulated->rip);
+	return false;
+}
+
+static bool compare_memory(char *what, size_t size)
+{
+	const uint8_t *n = native_data(), *g = guest.ram + NATIVE_DATA;
+	unsigned k = 0;
+
+	if (!memcmp(n, g, DATA_BYTES))
+		return true;
+	while (n[k] == g[k])
+		k++;
+	snprintf(what, size, "memory at %x: native %02x guest %02x", NATIVE_DATA + k, n[k], g[k]);
+	return false;
+}
+
+bool compare_results(const struct results *r, char *what, size_t size)
+{
+	if (!compare_outcome(r, what, size) || !compare_registers(r, what, size) || !compare_fp(r, what, size))
+		return false;
+	if (r->native->rip != r->emulated->rip) {
+		snprintf(what, size, "RIP native %llx guest %llx", (unsigned long long)r->native->rip,
+			 (unsigned long long)r->emulated->rip);
+		return false;
+	}
+	return compare_memory(what, size);
+}
