@@ -78,7 +78,7 @@ static bool translate_move_rsp(struct xlat *x)
 	const struct insn *i = &x->insn->i;
 	int64_t by = (int64_t)i->imm;
 
-	if (i->operand[0].kind != OPK_GPR || i->operand[0].reg != RSP || i->operand[1].kind != OPK_IMM || i->op_size != 8 ||
+	if (i->operand[0].kind != OPK_GPR || i->operand[0].reg != RSP || i->operand[1].kind != OPK_IMM || i->operand[0].size != 8 ||
 	    x->insn->live || by > 4096 || by < -4096)
 		return false;
 	x->rsp_adj += (int16_t)(i->row->sem == SEM_ADD ? by : -by);
