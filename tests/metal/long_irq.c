@@ -357,6 +357,7 @@ static void pics(void)
 	CHECK(wait_for(0x57, 2));
 	ioapic_pin(2, 1 << 16);
 	outb(0x43, 0x30); /* stop: one shot, not loaded */
+	asm volatile("sti; nop; nop; cli"); /* one may have been under way */
 }
 
 static void x2apic(void)
