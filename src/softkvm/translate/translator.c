@@ -225,6 +225,7 @@ static void translate_vm_deinit(struct vm *vm)
 	codecache_deinit(&t->cache);
 	if (t->arena.base)
 		munmap(t->arena.base, t->arena.size);
+	free(t->order);
 	free(t);
 	vm->engine_data = NULL;
 }
