@@ -16,6 +16,7 @@
 
 #include "harness.h"
 #include "softkvm/fpu.h"
+#include "softkvm/translate/translate.h"
 #include "../insn/row_code.h"
 
 static struct harness a, b; /* interpreter, translator */
@@ -267,8 +268,12 @@ static bool differ(const struct program *p, int ra, int rb)
 static int set_up(void)
 {
 	rnd.state = seed * 0x9e3779b97f4a7c15ull | 1;
-	return harness_new_on(&a, HARNESS_LONG64, &engine_interpret) ||
-	       harness_new_on(&b, HARNESS_LONG64, &engine_translate);
+	int err = harness_new_on(&a, HARNESS_LONG64, &engine_interpret) ||
+		  harness_new_on(&b, HARNESS_LONG64, &engine_translate);
+
+	if (!err)
+		((struct vcpu_translator *)b.v->translator)->raises_out = true;
+	return err;
 }
 
 static void test_random_programs(void **state)

@@ -150,6 +150,17 @@ static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
 	return f->hva;
 }
 
+/* Ids of views stay in the instruction TLB as long as translations do; they must not outlive their flavour. */
+static void note_flavour(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	uint32_t flavour = flavour_of(v);
+
+	if (flavour != vt->flavour)
+		mmu_flush_all(v);
+	vt->flavour = flavour;
+}
+
 static struct block *get(struct vcpu *v, gva_t rip, bool plain)
 {
 	struct translator *t = translator_of(v);
@@ -158,6 +169,7 @@ static struct block *get(struct vcpu *v, gva_t rip, bool plain)
 	bool crosses;
 
 	v->rip = v->insn_rip = rip;
+	note_flavour(v);
 	if (!fetch(v, rip, &first))
 		return NULL;
 	crosses = crosses_page(first.hva, rip & 4095, v->mode);

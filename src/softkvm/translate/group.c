@@ -184,6 +184,7 @@ static void note_stack(struct xlat *x, const struct walk_state *w, unsigned insn
 
 	switch (i->row->sem) {
 	case SEM_PUSH:
+	case SEM_PUSHF:
 	case SEM_CALL_REL:
 	case SEM_CALL_IND:
 		a.disp -= 8;

@@ -37,28 +37,46 @@ static uint64_t leave(struct vcpu *v)
 	return (uintptr_t)translator_of(v)->leave;
 }
 
-/* Go on in translated code at v->rip, or leave if that is for others to do. */
-static uint64_t go_on(struct vcpu *v)
+static struct jump_cache_entry *jump_cache_slot(struct vcpu *v, gva_t pc)
 {
-	struct vcpu_translator *vt = (void *)v->translator;
-	struct block *b;
+	struct jump_cache_entry *cache = (void *)(uintptr_t)v->engine_hot[HOT_JUMP_CACHE];
 
-	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v))
-		return leave(v);
-	b = block_get(v, v->rip);
-	if (!b || vt->t->want_flush) {
-		vt->single = !b;
-		return leave(v);
-	}
-	if (!v->fpu_live)
-		fpu_enter(v);
-	flags_from_vcpu(v);
-	return (uintptr_t)b->straight;
+	return &cache[(uint32_t)pc & (JUMP_CACHE_ENTRIES - 1)];
 }
 
 static gva_t block_va(const struct block *b)
 {
 	return b->view->va + b->offset;
+}
+
+static void remember(struct vcpu *v, const struct block *b)
+{
+	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), b->checked };
+}
+
+/* Go on in translated code at v->rip, or leave if that is for others to do. */
+static uint64_t go_on(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+	const struct jump_cache_entry *e = jump_cache_slot(v, v->rip);
+	struct block *b;
+
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v) || vt->t->want_flush)
+		return leave(v);
+	if (!v->fpu_live)
+		fpu_enter(v);
+	if (e->pc == v->rip && flavour_of(v) == vt->flavour) {
+		flags_from_vcpu(v);
+		return (uintptr_t)e->code;
+	}
+	b = block_get(v, v->rip);
+	if (!b || vt->t->want_flush) {
+		vt->single = !b;
+		return leave(v);
+	}
+	remember(v, b);
+	flags_from_vcpu(v);
+	return (uintptr_t)b->straight;
 }
 
 /* Registers as they are before the site's instruction. */
@@ -277,25 +295,17 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	return (uintptr_t)b->straight;
 }
 
-static struct jump_cache_entry *jump_cache_slot(struct vcpu *v, gva_t pc)
-{
-	struct jump_cache_entry *cache = (void *)(uintptr_t)v->engine_hot[HOT_JUMP_CACHE];
-
-	return &cache[(uint32_t)pc & (JUMP_CACHE_ENTRIES - 1)];
-}
-
 /* Enter at v->rip from an indirect branch, and remember how. */
 static uint64_t enter_remembering(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
-	struct jump_cache_entry *e = jump_cache_slot(v, v->rip);
 	struct block *b = block_get(v, v->rip);
 
 	if (!b || vt->t->want_flush) {
 		vt->single = !b;
 		return leave(v);
 	}
-	*e = (struct jump_cache_entry){ block_va(b), b->checked };
+	remember(v, b);
 	return (uintptr_t)b->straight;
 }
 

@@ -12,6 +12,8 @@ static bool ends_block(const struct insn *i)
 
 	if (row->branch == BR_COND)
 		return row->sem != SEM_JCC;
+	if (row->sem == SEM_CLI || row->sem == SEM_STI || row->sem == SEM_PAUSE)
+		return false; /* inline: see system.c */
 	return row->branch != BR_NONE || row->attrs & INSN_END;
 }
 

@@ -192,8 +192,11 @@ struct translator { /* one per VM */
 struct vcpu_translator { /* vcpu.translator */
 	struct translator *t;
 	struct jump_cache_entry *jump_cache;
+	uint32_t flavour; /* of the code that the instruction TLB's ids stand for */
 	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
 	uint64_t flushes_before; /* tlb_flush_seen when the handler was entered */
+	void *outer[5]; /* the run loop's leave_buf */
+	bool raises_out; /* exceptions go to the run loop, not straight to the guest: for tests that look at them */
 	bool single; /* leave: the next instruction is the interpreter's */
 	struct interpreted slow; /* of a slow access under way */
 };
@@ -325,6 +328,7 @@ const struct operand *memory_operand_of(const struct insn *i);
 bool translate_flow(struct xlat *x);
 bool translate_stack(struct xlat *x);
 bool translate_special(struct xlat *x);
+bool translate_system(struct xlat *x);
 void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 /* In the cold part: if condition cc holds, execute from the current instruction on in a plain block. */
 void exit_to_plain(struct xlat *x, unsigned cc);

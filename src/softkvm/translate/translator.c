@@ -11,6 +11,8 @@
 #include <sys/mman.h>
 
 #include "softkvm/fpu.h"
+#include "softkvm/interpret/event.h"
+#include "softkvm/interpret/io.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/translate/fault.h"
 #include "softkvm/translate/translate.h"
@@ -188,15 +190,40 @@ static void interpret_single(struct vcpu *v)
 	engine_interpret.run(v, true);
 }
 
-static void translate_run(struct vcpu *v, bool single)
+static void copy_buffer(void **to, void *const *from)
+{
+	for (unsigned k = 0; k < sizeof(((struct vcpu *)0)->leave_buf) / sizeof(void *); k++)
+		to[k] = from[k];
+}
+
+/* Not for us: to the run loop's own buffer, which must not be one set in the calling function. */
+__attribute__((noinline)) static _Noreturn void leave_to_outer(struct vcpu *v)
+{
+	copy_buffer(v->leave_buf, ((struct vcpu_translator *)v->translator)->outer);
+	__builtin_longjmp(v->leave_buf, 1);
+}
+
+/* An instruction raised: deliver that here, vector state live, rather than by way of the run loop. */
+static void deliver_here(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+
+	if (vt->raises_out || v->leave_to_user || !v->exception_pending || v->debug_pending || v->guest_debug)
+		leave_to_outer(v);
+	v->shadow_before = 0;
+	io_committed(v);
+	v->io_string_count = 0;
+	while (v->exception_pending) {
+		v->insn_rip = v->rip;
+		event_inject(v);
+	}
+}
+
+static void run_translated(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 	struct block *b;
 
-	if (single) {
-		interpret_single(v);
-		return;
-	}
 	do {
 		if (vt->t->want_flush)
 			translator_flush(v);
@@ -208,6 +235,23 @@ static void translate_run(struct vcpu *v, bool single)
 		if (!b || vt->single)
 			interpret_single(v);
 	} while (atomic_load_explicit(&v->cont, memory_order_relaxed) && !v->shadow);
+}
+
+static void translate_run(struct vcpu *v, bool single)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+
+	if (single) {
+		interpret_single(v);
+		return;
+	}
+	copy_buffer(vt->outer, v->leave_buf);
+	if (__builtin_setjmp(v->leave_buf))
+		deliver_here(v);
+	if (atomic_load_explicit(&v->cont, memory_order_relaxed))
+		run_translated(v);
+	copy_buffer(v->leave_buf, ((struct vcpu_translator *)v->translator)->outer);
+	vt = (void *)v->translator;
 	atomic_store(&vt->inside, false);
 	if (v->fpu_live)
 		fpu_leave(v);

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: BSD-2-Clause
+/*
+ * System instructions that kernels execute all the time, inline: CLI, STI, PUSHF, RDTSC, RDTSCP. Each checks at run time
+ * that it is the plain case (CPL 0, no interrupt waiting, TSC not restricted) and has the interpreter execute it otherwise.
+ *
+ * STI without a waiting interrupt needs no shadow, provided that nobody looks for interrupts before the next
+ * instruction is over: so it never is the last instruction of its block (superblock.c), and inside a block nobody looks.
+ */
+#include "softkvm/translate/translate.h"
+
+/* The rest of the slow way: in the cold part, entered by `jcc`; comes back behind the instruction. */
+static void cold_interpret(struct xlat *x, unsigned cc)
+{
+	struct site *s = site_new(x);
+
+	if (!s->insn)
+		s->insn = interpreted_new(x);
+	emit_jcc(&x->hot, cc, emit_here(&x->cold));
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, s));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_INTERPRET]);
+}
+
+/* Flags must be saved for good here: the slow way looks at them, and the check destroys the host's. */
+static void begin(struct xlat *x)
+{
+	rsp_commit(x);
+	flags_save_all(x);
+	x->flags_in_host = false;
+}
+
+static void unless_cpl0(struct xlat *x)
+{
+	emit_alu_mem_imm(&x->hot, 4, ALU_CMP, mem_base(ENV, ENV_OFF(cpl)), 0);
+	cold_interpret(x, 5);
+}
+
+static void translate_cli(struct xlat *x)
+{
+	begin(x);
+	unless_cpl0(x);
+	emit_alu_mem_imm(&x->hot, 4, ALU_AND, mem_base(ENV, ENV_OFF(rflags)), ~FLAG_IF);
+}
+
+static bool translate_sti(struct xlat *x)
+{
+	if (x->insn == &x->t->insns[x->count - 1])
+		return false;
+	begin(x);
+	unless_cpl0(x);
+	emit_rm(&x->hot, 0x80, 7, mem_base(ENV, ENV_OFF(irq_waits))); /* cmp byte, 0 */
+	emit_u8(&x->hot, 0);
+	cold_interpret(x, 5);
+	emit_alu_mem_imm(&x->hot, 4, ALU_OR, mem_base(ENV, ENV_OFF(rflags)), FLAG_IF);
+	return true;
+}
+
+/* RFLAGS from its two homes; VM and RF are pushed as zero. */
+static void translate_pushf(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+
+	flags_save_all(x);
+	x->flags_in_host = false;
+	x->addr_group = NO_GROUP;
+	emit_load(e, 2, SCRATCH, mem_base(ENV, ENV_HOT(HOT_SAVED_FLAGS)));
+	emit_mov(e, 4, ADDR, SCRATCH);
+	emit_shift_imm(e, 4, SHIFT_SHR, ADDR, 8);
+	emit_alu_imm(e, 4, ALU_AND, ADDR, FLAG_SF | FLAG_ZF | FLAG_AF | FLAG_PF | FLAG_CF);
+	emit_alu_imm(e, 4, ALU_AND, SCRATCH, 1);
+	emit_shift_imm(e, 4, SHIFT_SHL, SCRATCH, 11);
+	emit_alu_rr(e, 4, ALU_OR, ADDR, SCRATCH);
+	emit_load(e, 4, SCRATCH, mem_base(ENV, ENV_OFF(rflags)));
+	emit_alu_imm(e, 4, ALU_AND, SCRATCH, ~(FLAGS_STATUS | FLAG_RF | FLAG_VM));
+	emit_alu_rr(e, 4, ALU_OR, SCRATCH, ADDR);
+	emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
+	memory_stack(x, -8, 8, true);
+	emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
+	emit_store(e, 8, x->mem, SCRATCH);
+	x->rsp_adj -= 8;
+}
+
+static void translate_rdtsc(struct xlat *x)
+{
+	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
+	struct emit *e = &x->hot;
+
+	begin(x);
+	emit_rm(e, 0xf6, 0, mem_base(ENV, ENV_OFF(cr4))); /* test byte, imm8 */
+	emit_u8(e, CR4_TSD);
+	cold_interpret(x, 5);
+	emit_bytes(e, rdtsc, sizeof(rdtsc));
+	emit_shift_imm(e, 8, SHIFT_SHL, H_RDX, 32);
+	emit_alu_rr(e, 8, ALU_OR, H_RAX, H_RDX);
+	emit_alu_rm(e, 8, ALU_ADD, H_RAX, mem_base(ENV, ENV_OFF(tsc_offset)));
+	emit_mov(e, 8, H_RDX, H_RAX);
+	emit_shift_imm(e, 8, SHIFT_SHR, H_RDX, 32);
+	emit_mov(e, 4, H_RAX, H_RAX);
+	if (x->insn->i.row->sem == SEM_RDTSCP)
+		emit_load(e, 4, GUEST_RCX, mem_base(ENV, ENV_OFF(tsc_aux)));
+}
+
+bool translate_system(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+
+	if (i->mode != MODE_64)
+		return false;
+	switch (i->row->sem) {
+	case SEM_CLI:
+		translate_cli(x);
+		return true;
+	case SEM_STI:
+		return translate_sti(x);
+	case SEM_PUSHF:
+		if (i->op_size != 8)
+			return false;
+		translate_pushf(x);
+		return true;
+	case SEM_RDTSC:
+	case SEM_RDTSCP:
+		translate_rdtsc(x);
+		return true;
+	default:
+		return false;
+	}
+}
