@@ -28,6 +28,19 @@ long fixture_slot(struct vm_fixture *f, uint32_t slot, uint32_t flags, uint64_t 
 	return fixture_vm(f, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
+static const char *engine = "interpret";
+
+bool fixture_use_engine(const char *name)
+{
+	struct softkvm *system;
+
+	if (softkvm_open(name, &system))
+		return false;
+	softkvm_close(system);
+	engine = name;
+	return true;
+}
+
 static void set_cpuid(struct vm_fixture *f, unsigned i)
 {
 	struct kvm_cpuid2 *list = calloc(1, sizeof(*list) + 256 * sizeof(list->entries[0]));
@@ -51,7 +64,7 @@ static void add_irqchip(struct vm_fixture *f, enum fixture_irqchip irqchip)
 void fixture_open(struct vm_fixture *f, enum fixture_irqchip irqchip, unsigned vcpu_count)
 {
 	memset(f, 0, sizeof(*f));
-	assert_int_equal(softkvm_open("interpret", &f->system), 0);
+	assert_int_equal(softkvm_open(engine, &f->system), 0);
 	assert_int_equal(softkvm_ioctl(f->system, KVM_CREATE_VM, 0, &f->vm), 0);
 	f->ram = mmap(NULL, FIXTURE_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(f->ram, MAP_FAILED);

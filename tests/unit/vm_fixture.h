@@ -22,6 +22,8 @@ struct vm_fixture {
 	unsigned vcpu_count;
 };
 
+/* The engine of VMs opened from now on (at first the interpreter). false: it is not built in. */
+bool fixture_use_engine(const char *name);
 /* Fail the test if something does not work. CPUID is what is offered. */
 void fixture_open(struct vm_fixture *f, enum fixture_irqchip irqchip, unsigned vcpu_count);
 void fixture_close(struct vm_fixture *f);
