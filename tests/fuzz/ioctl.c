@@ -206,7 +206,8 @@ static void open_vm(struct input *in)
 
 	for (size_t at = 0; in->left && at + in->left <= RAM_SIZE; at += RAM_SIZE / 4)
 		memcpy(client.ram + at, in->data, in->left < RAM_SIZE / 4 ? in->left : RAM_SIZE / 4);
-	softkvm_open("interpret", &client.system);
+	if (!(with & 16) || softkvm_open("translate", &client.system))
+		softkvm_open("interpret", &client.system);
 	softkvm_ioctl(client.system, KVM_CREATE_VM, 0, &client.vm);
 	if (with & 1)
 		softkvm_ioctl(client.vm, KVM_CREATE_IRQCHIP, 0, NULL);

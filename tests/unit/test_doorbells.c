@@ -272,5 +272,5 @@ int main(void)
 		cmocka_unit_test(irqfd_refuses),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RUN_ON_ENGINES(tests);
 }

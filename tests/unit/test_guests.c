@@ -299,11 +299,6 @@ int main(void)
 		cmocka_unit_test(a_second_vcpu_starts),
 		cmocka_unit_test(a_guest_moves_while_it_waits),
 	};
-	static const char *const engines[] = {"interpret", "translate"};
-	int failed = 0;
 
-	for (unsigned i = 0; i < sizeof(engines) / sizeof(*engines); i++)
-		if (fixture_use_engine(engines[i]))
-			failed += cmocka_run_group_tests_name(engines[i], tests, NULL, NULL);
-	return failed;
+	return RUN_ON_ENGINES(tests);
 }

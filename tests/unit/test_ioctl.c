@@ -686,5 +686,5 @@ int main(void)
 		cmocka_unit_test(machine_checks),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RUN_ON_ENGINES(tests);
 }

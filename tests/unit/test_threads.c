@@ -323,5 +323,5 @@ int main(void)
 		cmocka_unit_test(signal_mask_applies_inside),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return RUN_ON_ENGINES(tests);
 }

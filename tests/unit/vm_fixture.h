@@ -46,6 +46,11 @@ static inline struct vcpu *cpu(struct vm_fixture *f, unsigned i)
 	return f->vcpu[i]->vcpu;
 }
 
+/* Run a group of tests on the interpreter and, where it is built in, on the translator: how many failed. */
+#define RUN_ON_ENGINES(tests)                                                                                        \
+	((fixture_use_engine("interpret") ? cmocka_run_group_tests_name("interpret", tests, NULL, NULL) : 1) +       \
+	 (fixture_use_engine("translate") ? cmocka_run_group_tests_name("translate", tests, NULL, NULL) : 0))
+
 uint64_t wall_ns(void);
 void sleep_ms(unsigned ms);
 
