@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A vCPU without a machine, for tests of the CPU: 4 MiB of RAM at guest-physical 0, flat segments and, in 64-bit
- * mode, identity page tables of 2 MiB pages; registers zero. Tests put code and data into it, run n instructions
- * on the interpreter (or any engine) and look at *h.v.
+ * A vCPU without a machine, for tests of the CPU: 4 MiB of RAM at guest-physical 0, flat segments and, in
+ * 64-bit mode, identity page tables of 2 MiB pages; registers zero. Tests put code and data into it, run n
+ * instructions on the interpreter (or any engine) and look at *h.v.
  *
  *	0x1000-0x5fff  page tables, GDT, IDT        0x8000  stack top
  *	0x10000        HARNESS_CODE                 0x20000 HARNESS_DATA
@@ -19,7 +19,13 @@ enum {
 	HARNESS_STACK = 0x8000, HARNESS_CODE = 0x10000, HARNESS_DATA = 0x20000
 };
 
-enum harness_mode { HARNESS_REAL, HARNESS_PROTECTED16, HARNESS_PROTECTED32, HARNESS_LONG64, HARNESS_COMPAT32 };
+enum harness_mode {
+	HARNESS_REAL,
+	HARNESS_PROTECTED16,
+	HARNESS_PROTECTED32,
+	HARNESS_LONG64,
+	HARNESS_COMPAT32
+};
 
 struct harness {
 	struct vm vm;
@@ -33,7 +39,10 @@ int harness_new(struct harness *h, enum harness_mode mode);
 /* The same on another engine. */
 int harness_new_on(struct harness *h, enum harness_mode mode, const struct engine *engine);
 void harness_free(struct harness *h);
-/* Power-on-like registers for the mode: flat segments, CPL 0, RIP at HARNESS_CODE, RSP at HARNESS_STACK, RFLAGS 2. RAM is kept. */
+/*
+ * Power-on-like registers for the mode: flat segments, CPL 0, RIP at HARNESS_CODE, RSP at HARNESS_STACK,
+ * RFLAGS 2. RAM is kept.
+ */
 void harness_reset(struct harness *h, enum harness_mode mode);
 /* Go to CPL 3 with flat segments (protected and long modes). */
 void harness_user(struct harness *h);
@@ -42,8 +51,8 @@ void harness_code(struct harness *h, const void *code, unsigned size);
 
 enum { HARNESS_OK = -1, HARNESS_EXIT = -2 };
 /*
- * Execute n instructions. HARNESS_OK; the vector of the exception that one of them raised (v->exception_* tell more; it is
- * not delivered, RIP is at the instruction); HARNESS_EXIT: it left for the user (v->run).
+ * Execute n instructions. HARNESS_OK; the vector of the exception that one of them raised (v->exception_*
+ * tell more; it is not delivered, RIP is at the instruction); HARNESS_EXIT: it left for the user (v->run).
  */
 int harness_run(struct harness *h, unsigned n);
 /* Run until HLT; results as above. */

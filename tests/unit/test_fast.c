@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Every handler made for one form of an instruction does what the general op_* does: random instances of both, compared. */
+/*
+ * Every handler made for one form of an instruction does what the general op_* does: random instances of
+ * both, compared.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

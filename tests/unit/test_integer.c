@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Integer instructions: results, flags, faults and restart state that random comparison with the host cannot reach. */
+/*
+ * Integer instructions: results, flags, faults and restart state that random comparison with the host cannot
+ * reach.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -66,7 +69,8 @@ static void test_high_bytes(void **state)
 	fresh(HARNESS_LONG64);
 	h.v->gpr[RAX] = 0x1122;
 	h.v->gpr[RBX] = 0x3344;
-	assert_int_equal(harness_do(&h, CODE(0x88, 0xe7, 0x40, 0x88, 0xe7), 2), HARNESS_OK); /* mov bh, ah; mov dil, spl */
+	assert_int_equal(harness_do(&h, CODE(0x88, 0xe7, 0x40, 0x88, 0xe7), 2),
+			 HARNESS_OK); /* mov bh, ah; mov dil, spl */
 	assert_int_equal(h.v->gpr[RBX], 0x1144);
 	assert_int_equal(h.v->gpr[RDI], (uint8_t)HARNESS_STACK);
 }
@@ -78,8 +82,9 @@ static void test_memory_forms(void **state)
 	h.v->gpr[RCX] = 4;
 	put64(HARNESS_DATA + 32 + 8, 100);
 	/* add qword [rbx+rcx*8+8], 5; lock xadd [rbx+40], rcx */
-	assert_int_equal(harness_do(&h, CODE(0x48, 0x83, 0x44, 0xcb, 0x08, 0x05, 0xf0, 0x48, 0x0f, 0xc1, 0x4b, 0x28), 2),
-			 HARNESS_OK);
+	assert_int_equal(
+	    harness_do(&h, CODE(0x48, 0x83, 0x44, 0xcb, 0x08, 0x05, 0xf0, 0x48, 0x0f, 0xc1, 0x4b, 0x28), 2),
+	    HARNESS_OK);
 	assert_int_equal(get64(HARNESS_DATA + 40), 109);
 	assert_int_equal(h.v->gpr[RCX], 105);
 }
@@ -121,7 +126,8 @@ static void test_cmpxchg(void **state)
 	h.v->gpr[RAX] = 1;
 	h.v->gpr[RCX] = 9;
 	put64(HARNESS_DATA, 2);
-	assert_int_equal(harness_do(&h, CODE(0xf0, 0x48, 0x0f, 0xb1, 0x0b, 0xf0, 0x48, 0x0f, 0xb1, 0x0b), 1), HARNESS_OK);
+	assert_int_equal(harness_do(&h, CODE(0xf0, 0x48, 0x0f, 0xb1, 0x0b, 0xf0, 0x48, 0x0f, 0xb1, 0x0b), 1),
+			 HARNESS_OK);
 	assert_int_equal(h.v->gpr[RAX], 2);
 	assert_false(h.v->rflags & FLAG_ZF);
 	assert_int_equal(harness_run(&h, 1), HARNESS_OK);
@@ -302,7 +308,8 @@ static void test_decimal(void **state)
 {
 	fresh(HARNESS_PROTECTED32);
 	h.v->gpr[RAX] = 0x79;
-	assert_int_equal(harness_do(&h, CODE(0x04, 0x35, 0x27), 2), HARNESS_OK); /* add al, 35h; daa: 79 + 35 = 114 */
+	assert_int_equal(harness_do(&h, CODE(0x04, 0x35, 0x27), 2),
+			 HARNESS_OK); /* add al, 35h; daa: 79 + 35 = 114 */
 	assert_int_equal(h.v->gpr[RAX], 0x14);
 	assert_true(h.v->rflags & FLAG_CF);
 	fresh(HARNESS_PROTECTED32);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The run loop: exits for devices and how they complete, shadows, single steps, breakpoints, windows and halts. */
+/*
+ * The run loop: exits for devices and how they complete, shadows, single steps, breakpoints, windows and
+ * halts.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -2,7 +2,8 @@
 /*
  * Arithmetic and logic with two operands, and the read-modify-write family around them. All are
  * `destination = f(destination, source)` with flags, so one template serves: read the source, begin the
- * read-modify-write, compute on the host (flags.h), commit, set flags. LOCK makes the commit a compare-and-swap.
+ * read-modify-write, compute on the host (flags.h), commit, set flags. LOCK makes the commit a
+ * compare-and-swap.
  */
 #include <stddef.h>
 
@@ -47,7 +48,8 @@ inline_always void modify(struct vcpu *v, const struct insn *i, alu_fn *f, uint6
 }
 
 /* The same for a register destination, with the source's kind and the size given. */
-inline_always void modify_register(struct vcpu *v, const struct insn *i, alu_fn *f, unsigned kind, unsigned size)
+inline_always void modify_register(struct vcpu *v, const struct insn *i, alu_fn *f, unsigned kind,
+				   unsigned size)
 {
 	uint64_t src = op_read_as(v, i, 1, kind, size);
 	unsigned reg = i->operand[0].reg;
@@ -55,8 +57,8 @@ inline_always void modify_register(struct vcpu *v, const struct insn *i, alu_fn 
 	gpr_write(v, reg, size, f(gpr_read(v, reg, size), src, size, &v->rflags));
 }
 
-inline_always void compare_as(struct vcpu *v, const struct insn *i, alu_fn *f, unsigned dst_kind, unsigned kind,
-			      unsigned size)
+inline_always void compare_as(struct vcpu *v, const struct insn *i, alu_fn *f, unsigned dst_kind,
+			      unsigned kind, unsigned size)
 {
 	uint64_t src = op_read_as(v, i, 1, kind, size);
 
@@ -275,53 +277,53 @@ void op_cmpxchg16b(struct vcpu *v, const struct insn *i)
 	set_zf(v, equal);
 }
 
-/* --- forms (fast.h): register destination with register, immediate or memory source; compares also of memory --- */
+/* --- forms (fast.h): a register with a register, an immediate or memory; compares also of memory --- */
 
-#define REGISTER_FORM(name, f, kind, size)                                                                          \
-	static void name(struct vcpu *v, const struct insn *i)                                                        \
-	{                                                                                                             \
-		modify_register(v, i, f, kind, size);                                                                 \
+#define REGISTER_FORM(name, f, kind, size)								\
+	static void name(struct vcpu *v, const struct insn *i)						\
+	{												\
+		modify_register(v, i, f, kind, size);							\
 	}
 
-#define COMPARE_FORM(name, f, dst_kind, kind, size)                                                                 \
-	static void name(struct vcpu *v, const struct insn *i)                                                        \
-	{                                                                                                             \
-		compare_as(v, i, f, dst_kind, kind, size);                                                            \
+#define COMPARE_FORM(name, f, dst_kind, kind, size)							\
+	static void name(struct vcpu *v, const struct insn *i)						\
+	{												\
+		compare_as(v, i, f, dst_kind, kind, size);						\
 	}
 
-#define REGISTER_FORMS(op)                                                                                          \
-	REGISTER_FORM(op##_rr1, host_##op, OPK_GPR, 1)                                                                \
-	REGISTER_FORM(op##_rr4, host_##op, OPK_GPR, 4)                                                                \
-	REGISTER_FORM(op##_rr8, host_##op, OPK_GPR, 8)                                                                \
-	REGISTER_FORM(op##_ri1, host_##op, OPK_IMM, 1)                                                                \
-	REGISTER_FORM(op##_ri4, host_##op, OPK_IMM, 4)                                                                \
-	REGISTER_FORM(op##_ri8, host_##op, OPK_IMM, 8)                                                                \
-	REGISTER_FORM(op##_rm1, host_##op, OPK_MEM, 1)                                                                \
-	REGISTER_FORM(op##_rm4, host_##op, OPK_MEM, 4)                                                                \
-	REGISTER_FORM(op##_rm8, host_##op, OPK_MEM, 8)                                                                \
-	static const struct forms op##_forms = {.rr = {op##_rr1, op##_rr4, op##_rr8},                                 \
-						.ri = {op##_ri1, op##_ri4, op##_ri8},                                 \
+#define REGISTER_FORMS(op)										\
+	REGISTER_FORM(op##_rr1, host_##op, OPK_GPR, 1)							\
+	REGISTER_FORM(op##_rr4, host_##op, OPK_GPR, 4)							\
+	REGISTER_FORM(op##_rr8, host_##op, OPK_GPR, 8)							\
+	REGISTER_FORM(op##_ri1, host_##op, OPK_IMM, 1)							\
+	REGISTER_FORM(op##_ri4, host_##op, OPK_IMM, 4)							\
+	REGISTER_FORM(op##_ri8, host_##op, OPK_IMM, 8)							\
+	REGISTER_FORM(op##_rm1, host_##op, OPK_MEM, 1)							\
+	REGISTER_FORM(op##_rm4, host_##op, OPK_MEM, 4)							\
+	REGISTER_FORM(op##_rm8, host_##op, OPK_MEM, 8)							\
+	static const struct forms op##_forms = {.rr = {op##_rr1, op##_rr4, op##_rr8},			\
+						.ri = {op##_ri1, op##_ri4, op##_ri8},			\
 						.rm = {op##_rm1, op##_rm4, op##_rm8}};
 
-#define COMPARE_FORMS(op, f)                                                                                        \
-	COMPARE_FORM(op##_rr1, f, OPK_GPR, OPK_GPR, 1)                                                                \
-	COMPARE_FORM(op##_rr4, f, OPK_GPR, OPK_GPR, 4)                                                                \
-	COMPARE_FORM(op##_rr8, f, OPK_GPR, OPK_GPR, 8)                                                                \
-	COMPARE_FORM(op##_ri1, f, OPK_GPR, OPK_IMM, 1)                                                                \
-	COMPARE_FORM(op##_ri4, f, OPK_GPR, OPK_IMM, 4)                                                                \
-	COMPARE_FORM(op##_ri8, f, OPK_GPR, OPK_IMM, 8)                                                                \
-	COMPARE_FORM(op##_rm1, f, OPK_GPR, OPK_MEM, 1)                                                                \
-	COMPARE_FORM(op##_rm4, f, OPK_GPR, OPK_MEM, 4)                                                                \
-	COMPARE_FORM(op##_rm8, f, OPK_GPR, OPK_MEM, 8)                                                                \
-	COMPARE_FORM(op##_mr1, f, OPK_MEM, OPK_GPR, 1)                                                                \
-	COMPARE_FORM(op##_mr4, f, OPK_MEM, OPK_GPR, 4)                                                                \
-	COMPARE_FORM(op##_mr8, f, OPK_MEM, OPK_GPR, 8)                                                                \
-	COMPARE_FORM(op##_mi1, f, OPK_MEM, OPK_IMM, 1)                                                                \
-	COMPARE_FORM(op##_mi4, f, OPK_MEM, OPK_IMM, 4)                                                                \
-	COMPARE_FORM(op##_mi8, f, OPK_MEM, OPK_IMM, 8)                                                                \
-	static const struct forms op##_forms = {                                                                      \
-		.rr = {op##_rr1, op##_rr4, op##_rr8}, .ri = {op##_ri1, op##_ri4, op##_ri8},                           \
-		.rm = {op##_rm1, op##_rm4, op##_rm8}, .mr = {op##_mr1, op##_mr4, op##_mr8},                           \
+#define COMPARE_FORMS(op, f)										\
+	COMPARE_FORM(op##_rr1, f, OPK_GPR, OPK_GPR, 1)							\
+	COMPARE_FORM(op##_rr4, f, OPK_GPR, OPK_GPR, 4)							\
+	COMPARE_FORM(op##_rr8, f, OPK_GPR, OPK_GPR, 8)							\
+	COMPARE_FORM(op##_ri1, f, OPK_GPR, OPK_IMM, 1)							\
+	COMPARE_FORM(op##_ri4, f, OPK_GPR, OPK_IMM, 4)							\
+	COMPARE_FORM(op##_ri8, f, OPK_GPR, OPK_IMM, 8)							\
+	COMPARE_FORM(op##_rm1, f, OPK_GPR, OPK_MEM, 1)							\
+	COMPARE_FORM(op##_rm4, f, OPK_GPR, OPK_MEM, 4)							\
+	COMPARE_FORM(op##_rm8, f, OPK_GPR, OPK_MEM, 8)							\
+	COMPARE_FORM(op##_mr1, f, OPK_MEM, OPK_GPR, 1)							\
+	COMPARE_FORM(op##_mr4, f, OPK_MEM, OPK_GPR, 4)							\
+	COMPARE_FORM(op##_mr8, f, OPK_MEM, OPK_GPR, 8)							\
+	COMPARE_FORM(op##_mi1, f, OPK_MEM, OPK_IMM, 1)							\
+	COMPARE_FORM(op##_mi4, f, OPK_MEM, OPK_IMM, 4)							\
+	COMPARE_FORM(op##_mi8, f, OPK_MEM, OPK_IMM, 8)							\
+	static const struct forms op##_forms = {							\
+		.rr = {op##_rr1, op##_rr4, op##_rr8}, .ri = {op##_ri1, op##_ri4, op##_ri8},		\
+		.rm = {op##_rm1, op##_rm4, op##_rm8}, .mr = {op##_mr1, op##_mr4, op##_mr8},		\
 		.mi = {op##_mi1, op##_mi4, op##_mi8}};
 
 REGISTER_FORMS(add)

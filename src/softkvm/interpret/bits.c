@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Bit tests, bit scans, CRC32 and the bit-manipulation extensions, all computed by the host's own instructions. */
+/*
+ * Bit tests, bit scans, CRC32 and the bit-manipulation extensions, all computed by the host's own
+ * instructions.
+ */
 #include "softkvm/interpret/flags.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
@@ -17,7 +20,8 @@ HOST_WIDE_FLAGS(host_popcnt, "popcnt")
 typedef uint64_t bit_fn(uint64_t dst, uint64_t src, unsigned size, uint64_t *rflags);
 
 /*
- * Offset of the unit that holds the bit: a register's bit number is signed and reaches past the memory operand (SDM volume 2, BT).
+ * Offset of the unit that holds the bit: a register's bit number is signed and reaches past the memory
+ * operand (SDM volume 2, BT).
  */
 static uint64_t bit_unit(struct vcpu *v, const struct insn *i, uint64_t bit)
 {
@@ -75,7 +79,10 @@ void op_btc(struct vcpu *v, const struct insn *i)
 	bit_modify(v, i, host_btc);
 }
 
-/* dst = f(dst's whole register, src): what the host leaves in the register is what the guest's processor leaves. */
+/*
+ * dst = f(dst's whole register, src): what the host leaves in the register is what the guest's processor
+ * leaves.
+ */
 static inline __attribute__((always_inline)) void scan(struct vcpu *v, const struct insn *i, bit_fn *f)
 {
 	uint64_t src = op_read(v, i, 1), *reg = &v->gpr[i->operand[0].reg];
@@ -132,34 +139,34 @@ void op_crc32(struct vcpu *v, const struct insn *i)
 /* --- BMI1, BMI2: three operands in registers, 4 or 8 bytes --- */
 
 /* dst = mnemonic(first, second): operands in the manual's order. */
-#define HOST_BMI(name, mnemonic)                                                                                    \
-	static inline uint64_t name(uint64_t first, uint64_t second, unsigned size, uint64_t *rflags)                 \
-	{                                                                                                             \
-		uint32_t ax = ax_from_flags(*rflags);                                                                 \
-		uint64_t dst;                                                                                         \
-		if (size == 8)                                                                                        \
-			__asm__(FLAGS_LOAD mnemonic " %3, %2, %0" FLAGS_SAVE                                          \
-				: "=&r"(dst), "+&a"(ax) : "r"(first), "r"(second) : "cc");                            \
-		else                                                                                                  \
-			__asm__(FLAGS_LOAD mnemonic " %k3, %k2, %k0" FLAGS_SAVE                                       \
-				: "=&r"(dst), "+&a"(ax) : "r"(first), "r"(second) : "cc");                            \
-		*rflags = flags_from_ax(*rflags, ax);                                                                 \
-		return dst;                                                                                           \
+#define HOST_BMI(name, mnemonic)									\
+	static inline uint64_t name(uint64_t first, uint64_t second, unsigned size, uint64_t *rflags) \
+	{												\
+		uint32_t ax = ax_from_flags(*rflags);							\
+		uint64_t dst;										\
+		if (size == 8)										\
+			__asm__(FLAGS_LOAD mnemonic " %3, %2, %0" FLAGS_SAVE				\
+				: "=&r"(dst), "+&a"(ax) : "r"(first), "r"(second) : "cc");		\
+		else											\
+			__asm__(FLAGS_LOAD mnemonic " %k3, %k2, %k0" FLAGS_SAVE				\
+				: "=&r"(dst), "+&a"(ax) : "r"(first), "r"(second) : "cc");		\
+		*rflags = flags_from_ax(*rflags, ax);							\
+		return dst;										\
 	}
 
-#define HOST_BMI_UNARY(name, mnemonic)                                                                              \
-	static inline uint64_t name(uint64_t src, uint64_t unused, unsigned size, uint64_t *rflags)                   \
-	{                                                                                                             \
-		uint32_t ax = ax_from_flags(*rflags);                                                                 \
-		uint64_t dst;                                                                                         \
-		if (size == 8)                                                                                        \
-			__asm__(FLAGS_LOAD mnemonic " %2, %0" FLAGS_SAVE                                              \
-				: "=&r"(dst), "+&a"(ax) : "r"(src) : "cc");                                           \
-		else                                                                                                  \
-			__asm__(FLAGS_LOAD mnemonic " %k2, %k0" FLAGS_SAVE                                            \
-				: "=&r"(dst), "+&a"(ax) : "r"(src) : "cc");                                           \
-		*rflags = flags_from_ax(*rflags, ax);                                                                 \
-		return dst;                                                                                           \
+#define HOST_BMI_UNARY(name, mnemonic)									\
+	static inline uint64_t name(uint64_t src, uint64_t unused, unsigned size, uint64_t *rflags)	\
+	{												\
+		uint32_t ax = ax_from_flags(*rflags);							\
+		uint64_t dst;										\
+		if (size == 8)										\
+			__asm__(FLAGS_LOAD mnemonic " %2, %0" FLAGS_SAVE				\
+				: "=&r"(dst), "+&a"(ax) : "r"(src) : "cc");				\
+		else											\
+			__asm__(FLAGS_LOAD mnemonic " %k2, %k0" FLAGS_SAVE				\
+				: "=&r"(dst), "+&a"(ax) : "r"(src) : "cc");				\
+		*rflags = flags_from_ax(*rflags, ax);							\
+		return dst;										\
 	}
 
 HOST_BMI(host_andn, "andn")	 /* ~first & second */

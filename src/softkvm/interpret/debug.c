@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Debug events around one instruction (SDM volume 3, chapter 17). Code breakpoints are faults before the
- * instruction, unless RF is set; TF and data breakpoints are traps after it. A trap at MOV SS or POP SS waits for
- * the next instruction's. Software interrupts and SYSCALL may clear TF and then are not followed by a single-step trap.
+ * instruction, unless RF is set; TF and data breakpoints are traps after it. A trap at MOV SS or POP SS waits
+ * for the next instruction's. Software interrupts and SYSCALL may clear TF and then are not followed by a
+ * single-step trap.
  */
 #include "softkvm/interpret/debug.h"
 #include "softkvm/interpret/operand.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Single steps and code breakpoints, the guest's (TF, DR0-3) and the user's (KVM_SET_GUEST_DEBUG). Data breakpoints are
- * found by mmu/watch.c and reported here. Used by the run loop.
+ * Single steps and code breakpoints, the guest's (TF, DR0-3) and the user's (KVM_SET_GUEST_DEBUG). Data
+ * breakpoints are found by mmu/watch.c and reported here. Used by the run loop.
  */
 #ifndef GUISE_SOFTKVM_INTERPRET_DEBUG_H
 #define GUISE_SOFTKVM_INTERPRET_DEBUG_H

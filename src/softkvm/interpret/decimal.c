@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Decimal arithmetic, which the host's 64-bit mode does not have (SDM volume 2, AAA...DAS). Flags that the manual calls undefined
- * are left as current processors leave them where known, else cleared.
+ * Decimal arithmetic, which the host's 64-bit mode does not have (SDM volume 2, AAA...DAS). Flags that the
+ * manual calls undefined are left as current processors leave them where known, else cleared.
  */
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Decoded code. The unit is a block: the instructions from an entry point up to the first one that branches, changes state
- * that decoding depends on, or would leave the page. Blocks are keyed by the host address of their first
- * byte and the mode, so address spaces that map the same page share them; which page that is, and whether it
- * may be executed, the fetch TLB answers anew for every block.
+ * Decoded code. The unit is a block: the instructions from an entry point up to the first one that branches,
+ * changes state that decoding depends on, or would leave the page. Blocks are keyed by the host address of
+ * their first byte and the mode, so address spaces that map the same page share them; which page that is, and
+ * whether it may be executed, the fetch TLB answers anew for every block.
  *
- * A block is good while its page's generation stands (mmu/code.c counts it up before a changed byte can be seen as
- * old). A full arena, changed memory slots or CPUID empty the whole cache. Blocks are decoded from
+ * A block is good while its page's generation stands (mmu/code.c counts it up before a changed byte can be
+ * seen as old). A full arena, changed memory slots or CPUID empty the whole cache. Blocks are decoded from
  * bytes read before the page is watched and compared with memory after: a change in between is seen.
  *
- * Instructions that cross a page, stand at the code segment's limit or are invalid are decoded each time, into
- * `cross`: their bytes come from two translations, or end early.
+ * Instructions that cross a page, stand at the code segment's limit or are invalid are decoded each time,
+ * into `cross`: their bytes come from two translations, or end early.
  */
 #include "softkvm/interpret/decode_cache.h"
 
@@ -46,8 +46,8 @@ int decode_cache_new(struct vcpu *v)
 	if (!cache)
 		return -ENOMEM;
 	cache->size = ARENA_SIZE;
-	cache->arena = mmap(NULL, cache->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			    -1, 0);
+	cache->arena = mmap(NULL, cache->size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	cache->cross = calloc(1, BLOCK_BYTES(1));
 	if (cache->arena == MAP_FAILED || !cache->cross) {
 		if (cache->arena != MAP_FAILED)
@@ -117,7 +117,10 @@ static bool ends_block(const struct insn *i)
 	return i->row->branch != BR_NONE || (i->row->attrs & INSN_END);
 }
 
-/* Decodes from `code` at most `avail` bytes into block; false if not even the first instruction is whole and valid. */
+/*
+ * Decodes from `code` at most `avail` bytes into block; false if not even the first instruction is whole and
+ * valid.
+ */
 static bool decode_run(const struct vcpu *v, struct code_block *block, const uint8_t *code, unsigned avail)
 {
 	unsigned at = 0;
@@ -198,7 +201,9 @@ static const uint8_t *fetch_page(struct vcpu *v, gva_t gva, gpa_t *gpa)
 	return page;
 }
 
-/* Bytes of code from rip on that the code segment's limit leaves, at most INSN_MAX_LEN; at least 1 or #GP(0). */
+/*
+ * Bytes of code from rip on that the code segment's limit leaves, at most INSN_MAX_LEN; at least 1 or #GP(0).
+ */
 static unsigned within_code_limit(struct vcpu *v, uint64_t rip)
 {
 	uint64_t limit = v->seg[SEG_CS].limit;

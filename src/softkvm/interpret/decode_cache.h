@@ -13,7 +13,10 @@ struct code_insn {
 	struct insn insn;
 };
 
-/* Instructions that follow each other inside one page; only the last one can branch or change the mode of decoding. */
+/*
+ * Instructions that follow each other inside one page; only the last one can branch or change the mode of
+ * decoding.
+ */
 struct code_block {
 	const uint8_t *hva;	/* of the first byte: the key */
 	struct code_page *page; /* valid while its generation is this one */
@@ -29,8 +32,9 @@ void decode_cache_free(struct vcpu *v);
 void decode_cache_flush(struct vcpu *v);
 
 /*
- * The decoded code at v->rip, as the current mode and privilege see it; good until the next call or cont == 0. Raises what the
- * fetch raises (#PF, #GP); bytes that are no instruction are one that raises #UD when it runs.
+ * The decoded code at v->rip, as the current mode and privilege see it; good until the next call or cont ==
+ * 0. Raises what the fetch raises (#PF, #GP); bytes that are no instruction are one that raises #UD when it
+ * runs.
  */
 const struct code_block *decode_lookup_slow(struct vcpu *v);
 
@@ -41,7 +45,7 @@ enum { BLOCK_SLOTS = 1 << 15, BLOCK_MAX_INSNS = 32 };
 
 struct decode_cache {
 	struct code_block *slot[MODE_64 + 1][BLOCK_SLOTS]; /* by mode and hash of the HVA; never NULL */
-	struct code_block *cross;	      /* one uncached instruction: page-crossing, at the limit, invalid */
+	struct code_block *cross; /* one uncached instruction: page-crossing, at the limit, invalid */
 	uint8_t *arena;
 	uint64_t used, size;
 };

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Handlers for the hot forms of instructions: 64-bit mode, operand kinds and size known when it is decoded. They are
- * instances of the same templates as the general op_*, in the same files.
+ * Handlers for the hot forms of instructions: 64-bit mode, operand kinds and size known when it is decoded.
+ * They are instances of the same templates as the general op_*, in the same files.
  */
 #ifndef GUISE_SOFTKVM_INTERPRET_FAST_H
 #define GUISE_SOFTKVM_INTERPRET_FAST_H
 
 #include "softkvm/interpret/ops.h"
 
-/* Two-operand forms by destination and source (register, memory, immediate), each for 1, 4 and 8 bytes; NULL: none. */
+/*
+ * Two-operand forms by destination and source (register, memory, immediate), each for 1, 4 and 8 bytes; NULL:
+ * none.
+ */
 struct forms {
 	insn_handler *rr[3], *ri[3], *rm[3], *mr[3], *mi[3];
 };

@@ -46,10 +46,10 @@ void op_call_ind(struct vcpu *v, const struct insn *i)
 /* RET and RET imm16 */
 void op_ret(struct vcpu *v, const struct insn *i)
 {
-	uint64_t rip = stack_read(v, 0, i->op_size);
+	uint64_t rip = stack_read(v, 0, i->op_size), drop = i->operand_count ? i->imm & 0xffff : 0;
 
 	branch_to(v, rip);
-	stack_add(v, i->op_size + (i->operand_count && i->operand[0].kind == OPK_IMM ? (int64_t)(i->imm & 0xffff) : 0));
+	stack_add(v, (int64_t)(i->op_size + drop));
 }
 
 /* rCX in the address size */
@@ -94,7 +94,8 @@ void op_bound(struct vcpu *v, const struct insn *i)
 	uint64_t offset = mem_offset(v, i);
 	int64_t index = sign_extend(op_read(v, i, 0), size);
 	int64_t lower = sign_extend(seg_read(v, i->mem.seg, offset, size), size);
-	int64_t upper = sign_extend(seg_read(v, i->mem.seg, (offset + size) & size_mask(i->mem.addr_size), size), size);
+	uint64_t second = (offset + size) & size_mask(i->mem.addr_size);
+	int64_t upper = sign_extend(seg_read(v, i->mem.seg, second, size), size);
 
 	if (index < lower || index > upper)
 		raise_exception(v, VEC_BR);
@@ -112,11 +113,11 @@ static inline void branch_near(struct vcpu *v, const struct insn *i)
 	v->rip = rip;
 }
 
-#define JCC_FORM(cc)                                                                                                \
-	static void jcc_##cc(struct vcpu *v, const struct insn *i)                                                    \
-	{                                                                                                             \
-		if (cond(v, cc))                                                                                      \
-			branch_near(v, i);                                                                            \
+#define JCC_FORM(cc)											\
+	static void jcc_##cc(struct vcpu *v, const struct insn *i)					\
+	{												\
+		if (cond(v, cc))									\
+			branch_near(v, i);								\
 	}
 
 JCC_FORM(0)

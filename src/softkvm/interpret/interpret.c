@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The interpreter as an engine: finds the block at RIP, calls each instruction's handler in turn, and comes out when
- * v->cont is 0. It keeps no state of its own between instructions, so the translator may call it for one
- * instruction at any boundary.
+ * The interpreter as an engine: finds the block at RIP, calls each instruction's handler in turn, and comes
+ * out when v->cont is 0. It keeps no state of its own between instructions, so the translator may call it for
+ * one instruction at any boundary.
  *
- * Per instruction: RIP is advanced before the handler runs, insn_rip remembers where it was, and v->insn is what runs.
+ * Per instruction: RIP is advanced before the handler runs, insn_rip remembers where it was, and v->insn is
+ * what runs.
  */
 #include "softkvm/engine.h"
 #include "softkvm/interpret/decode_cache.h"
@@ -52,7 +53,10 @@ static void run_blocks(struct vcpu *v)
 		const struct code_insn *c = block->code, *end = c + block->count;
 		uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu, rip = v->rip;
 
-		/* Only a block's last instruction branches, and a repeating one goes back only when it may not go on. */
+		/*
+		 * Only a block's last instruction branches, and a repeating one goes back only when it may
+		 * not go on.
+		 */
 		do
 			rip = run_insn(v, c, rip, mask);
 		while (++c < end && may_go_on(v));

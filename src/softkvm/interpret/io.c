@@ -2,23 +2,24 @@
 /*
  * Device access by re-execution.
  *
- * An instruction that touches what no RAM backs asks the in-kernel devices first: interrupt controllers, then ioeventfds and
- * coalesced zones. If none claims the access it leaves KVM_RUN with KVM_EXIT_MMIO or KVM_EXIT_IO and its registers
- * unchanged. On the next KVM_RUN io_complete() files the user's answer as a fragment in v->mmio[] and the instruction
- * runs again from its start: the accesses it has done are answered from the fragments in order, and
- * it either completes or leaves for its next access. Only accesses completed by the user are filed, so those of in-kernel
- * devices may happen twice in an instruction that touches both kinds; none of theirs minds.
+ * An instruction that touches what no RAM backs asks the in-kernel devices first: interrupt controllers, then
+ * ioeventfds and coalesced zones. If none claims the access it leaves KVM_RUN with KVM_EXIT_MMIO or
+ * KVM_EXIT_IO and its registers unchanged. On the next KVM_RUN io_complete() files the user's answer as a
+ * fragment in v->mmio[] and the instruction runs again from its start: the accesses it has done are answered
+ * from the fragments in order, and it either completes or leaves for its next access. Only accesses completed
+ * by the user are filed, so those of in-kernel devices may happen twice in an instruction that touches both
+ * kinds; none of theirs minds.
  *
- * The vector state may be live here (the translator's helpers): it is put to rest before code outside the engine runs.
+ * The vector state may be live here (the translator's helpers): it is put to rest before code outside the
+ * engine runs.
  */
 #include "softkvm/interpret/io.h"
 #include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
-#include "softkvm/interpret/attention.h"
+#include "softkvm/interpret/debugreg.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
-#include "softkvm/mmu/watch.h"
 
 
 
@@ -81,7 +82,8 @@ static _Noreturn void leave_for_access(struct vcpu *v, gpa_t gpa, unsigned size,
 	vcpu_leave(v);
 }
 
-static _Noreturn void leave_for_mmio(struct vcpu *v, gpa_t gpa, const void *data, unsigned size, bool is_write)
+static _Noreturn void leave_for_mmio(struct vcpu *v, gpa_t gpa, const void *data, unsigned size,
+				     bool is_write)
 {
 	struct kvm_run *run = v->run;
 
@@ -130,7 +132,8 @@ static bool pio_in_kernel(struct vcpu *v, uint16_t port, void *data, unsigned si
 	return is_write && iobus_write(v->vm, true, port, size, data);
 }
 
-static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size, unsigned count, bool is_write)
+static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size, unsigned count,
+				    bool is_write)
 {
 	struct kvm_run *run = v->run;
 
@@ -155,25 +158,8 @@ void pio_access(struct vcpu *v, uint16_t port, void *data, unsigned size, bool i
 	leave_for_pio(v, port, size, 1, is_write);
 }
 
-/* I/O breakpoints (DR7.RW = 2 with CR4.DE) trap after the instruction. */
-static void watch_ports(struct vcpu *v, uint16_t port, unsigned size)
-{
-	const uint64_t *dr = debug_registers(v);
-
-	if (likely(!(dr[7] & 0xff)) || !(v->cr4 & CR4_DE))
-		return;
-	for (int n = 0; n < 4; n++) {
-		unsigned len = dr7_len(dr[7], n);
-
-		if (dr7_enabled(dr[7], n) && dr7_rw(dr[7], n) == DR7_RW_IO &&
-		    (dr[n] & ~(uint64_t)(len - 1)) < port + size && port < (dr[n] & ~(uint64_t)(len - 1)) + len) {
-			v->debug_pending |= 1u << n;
-			want_attention(v);
-		}
-	}
-}
-
-uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write, unsigned *count)
+uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write,
+		    unsigned *count)
 {
 	uint8_t *data = pio_string_buffer(v);
 
@@ -194,7 +180,7 @@ bool pio_string_done(struct vcpu *v, unsigned *count)
 
 void pio_string_end(struct vcpu *v, uint16_t port, unsigned size)
 {
-	watch_ports(v, port, size);
+	debug_io_access(v, port, size);
 	v->io_string_count = 0;
 }
 
@@ -235,7 +221,7 @@ void op_in(struct vcpu *v, const struct insn *i)
 
 	pio_check(v, port, size);
 	pio_access(v, port, &value, size, false);
-	watch_ports(v, port, size);
+	debug_io_access(v, port, size);
 	gpr_write(v, RAX, size, value);
 }
 
@@ -247,7 +233,7 @@ void op_out(struct vcpu *v, const struct insn *i)
 
 	pio_check(v, port, size);
 	pio_access(v, port, &value, size, true);
-	watch_ports(v, port, size);
+	debug_io_access(v, port, size);
 }
 
 /* --- the next KVM_RUN --- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Device access as the interpreter's own files see it; softkvm/io.h is what mmu/ and others use. vCPU thread only.
+ * Device access as the interpreter's own files see it; softkvm/io.h is what mmu/ and others use. vCPU thread
+ * only.
  */
 #ifndef GUISE_SOFTKVM_INTERPRET_IO_H
 #define GUISE_SOFTKVM_INTERPRET_IO_H
@@ -11,11 +12,13 @@
 void pio_check(struct vcpu *v, uint16_t port, unsigned size);
 
 /*
- * A string of `want` elements from or to one port, with the data in pio_string_buffer() (OUTS fills it before). On return
- * *count elements are transferred, 1..want, for INS in the buffer that is returned. Leaves for the user's ports; the
- * instruction comes back here with the exit's result. pio_string_end() when the elements are consumed.
+ * A string of `want` elements from or to one port, with the data in pio_string_buffer() (OUTS fills it
+ * before). On return *count elements are transferred, 1..want, for INS in the buffer that is returned. Leaves
+ * for the user's ports; the instruction comes back here with the exit's result. pio_string_end() when the
+ * elements are consumed.
  */
-uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write, unsigned *count);
+uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want, bool is_write,
+		    unsigned *count);
 /* Did the user just finish a port string for this instruction? Then its *count. */
 bool pio_string_done(struct vcpu *v, unsigned *count);
 void pio_string_end(struct vcpu *v, uint16_t port, unsigned size);
@@ -32,8 +35,8 @@ static inline void io_committed(struct vcpu *v)
 }
 
 /*
- * First thing in KVM_RUN: if an exit for I/O was pending, take the user's answer from v->run. The run loop then executes
- * the instruction again, singly, and calls io_committed().
+ * First thing in KVM_RUN: if an exit for I/O was pending, take the user's answer from v->run. The run loop
+ * then executes the instruction again, singly, and calls io_committed().
  */
 void io_complete(struct vcpu *v);
 

@@ -167,17 +167,17 @@ void op_clflush(struct vcpu *v, const struct insn *i)
 
 /* --- random numbers: the host's, with the host's CF --- */
 
-#define HOST_RANDOM(name, mnemonic)                                                                                 \
-	static bool name(uint64_t *value, unsigned size)                                                              \
-	{                                                                                                             \
-		bool ok;                                                                                              \
-		if (size == 8)                                                                                        \
-			__asm__ volatile(mnemonic " %0" : "=r"(*value), "=@ccc"(ok));                                 \
-		else if (size == 4)                                                                                   \
-			__asm__ volatile(mnemonic " %k0" : "=r"(*value), "=@ccc"(ok));                                \
-		else                                                                                                  \
-			__asm__ volatile(mnemonic " %w0" : "=r"(*value), "=@ccc"(ok));                                \
-		return ok;                                                                                            \
+#define HOST_RANDOM(name, mnemonic)									\
+	static bool name(uint64_t *value, unsigned size)						\
+	{												\
+		bool ok;										\
+		if (size == 8)										\
+			__asm__ volatile(mnemonic " %0" : "=r"(*value), "=@ccc"(ok));			\
+		else if (size == 4)									\
+			__asm__ volatile(mnemonic " %k0" : "=r"(*value), "=@ccc"(ok));			\
+		else											\
+			__asm__ volatile(mnemonic " %w0" : "=r"(*value), "=@ccc"(ok));			\
+		return ok;										\
 	}
 
 HOST_RANDOM(host_rdrand, "rdrand")
@@ -207,32 +207,33 @@ void op_rdseed(struct vcpu *v, const struct insn *i)
 
 /* --- forms (fast.h) --- */
 
-#define MOV_FORM(name, dst_kind, kind, size)                                                                        \
-	static void name(struct vcpu *v, const struct insn *i)                                                        \
-	{                                                                                                             \
-		op_write_as(v, i, 0, dst_kind, size, op_read_as(v, i, 1, kind, size));                                \
+#define MOV_FORM(name, dst_kind, kind, size)								\
+	static void name(struct vcpu *v, const struct insn *i)						\
+	{												\
+		op_write_as(v, i, 0, dst_kind, size, op_read_as(v, i, 1, kind, size));			\
 	}
 
-#define MOV_FORMS(size)                                                                                             \
-	MOV_FORM(mov_rr##size, OPK_GPR, OPK_GPR, size)                                                                \
-	MOV_FORM(mov_ri##size, OPK_GPR, OPK_IMM, size)                                                                \
-	MOV_FORM(mov_rm##size, OPK_GPR, OPK_MEM, size)                                                                \
-	MOV_FORM(mov_mr##size, OPK_MEM, OPK_GPR, size)                                                                \
+#define MOV_FORMS(size)											\
+	MOV_FORM(mov_rr##size, OPK_GPR, OPK_GPR, size)							\
+	MOV_FORM(mov_ri##size, OPK_GPR, OPK_IMM, size)							\
+	MOV_FORM(mov_rm##size, OPK_GPR, OPK_MEM, size)							\
+	MOV_FORM(mov_mr##size, OPK_MEM, OPK_GPR, size)							\
 	MOV_FORM(mov_mi##size, OPK_MEM, OPK_IMM, size)
 
 MOV_FORMS(1)
 MOV_FORMS(4)
 MOV_FORMS(8)
 
-const struct forms mov_forms = {
-	.rr = {mov_rr1, mov_rr4, mov_rr8}, .ri = {mov_ri1, mov_ri4, mov_ri8}, .rm = {mov_rm1, mov_rm4, mov_rm8},
-	.mr = {mov_mr1, mov_mr4, mov_mr8}, .mi = {mov_mi1, mov_mi4, mov_mi8}
-};
+const struct forms mov_forms = {.rr = {mov_rr1, mov_rr4, mov_rr8},
+				.ri = {mov_ri1, mov_ri4, mov_ri8},
+				.rm = {mov_rm1, mov_rm4, mov_rm8},
+				.mr = {mov_mr1, mov_mr4, mov_mr8},
+				.mi = {mov_mi1, mov_mi4, mov_mi8}};
 
-#define EXTEND_FORM(name, kind, from, to)                                                                           \
-	static void name(struct vcpu *v, const struct insn *i)                                                        \
-	{                                                                                                             \
-		gpr_write(v, i->operand[0].reg, to, op_read_as(v, i, 1, kind, from));                                 \
+#define EXTEND_FORM(name, kind, from, to)								\
+	static void name(struct vcpu *v, const struct insn *i)						\
+	{												\
+		gpr_write(v, i->operand[0].reg, to, op_read_as(v, i, 1, kind, from));			\
 	}
 
 /* A 32-bit result is the 64-bit one, so the destination's size does not matter from 4 up. */

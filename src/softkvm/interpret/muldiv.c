@@ -18,30 +18,30 @@ static unsigned explicit_operand(const struct insn *i)
 }
 
 /* rDX:rAX (AX for bytes) op= src on the host; `mnemonic` is mul, imul, div or idiv. */
-#define HOST_WIDE(name, mnemonic)                                                                                   \
-	static void name(uint64_t *low, uint64_t *high, uint64_t src, unsigned size, uint64_t *rflags)                \
-	{                                                                                                             \
-		uint64_t flags = ax_from_flags(*rflags), a = *low, d = *high;                                         \
-		/* rBX carries the flags in and out as rAX is taken */                                                \
-		if (size == 8)                                                                                        \
-			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "q %3\n\t"              \
-				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"                                      \
-				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");                                \
-		else if (size == 4)                                                                                   \
-			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "l %k3\n\t"             \
-				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"                                      \
-				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");                                \
-		else if (size == 2)                                                                                   \
-			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "w %w3\n\t"             \
-				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"                                      \
-				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");                                \
-		else                                                                                                  \
-			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "b %b3\n\t"             \
-				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"                                      \
-				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");                                \
-		*low = a;                                                                                             \
-		*high = d;                                                                                            \
-		*rflags = flags_from_ax(*rflags, (uint32_t)flags);                                                    \
+#define HOST_WIDE(name, mnemonic)									\
+	static void name(uint64_t *low, uint64_t *high, uint64_t src, unsigned size, uint64_t *rflags) \
+	{												\
+		uint64_t flags = ax_from_flags(*rflags), a = *low, d = *high;				\
+		/* rBX carries the flags in and out as rAX is taken */					\
+		if (size == 8)										\
+			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "q %3\n\t" \
+				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"			\
+				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");			\
+		else if (size == 4)									\
+			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "l %k3\n\t" \
+				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"			\
+				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");			\
+		else if (size == 2)									\
+			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "w %w3\n\t" \
+				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"			\
+				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");			\
+		else											\
+			__asm__("xchg %%rax, %2\n\t" FLAGS_LOAD "xchg %%rax, %2\n\t" mnemonic "b %b3\n\t" \
+				"xchg %%rax, %2" FLAGS_SAVE "\n\txchg %%rax, %2"			\
+				: "+&a"(a), "+&d"(d), "+&r"(flags) : "r"(src) : "cc");			\
+		*low = a;										\
+		*high = d;										\
+		*rflags = flags_from_ax(*rflags, (uint32_t)flags);					\
 	}
 
 HOST_WIDE(host_mul, "mul")
@@ -51,7 +51,10 @@ HOST_WIDE(host_idiv, "idiv")
 
 typedef void wide_fn(uint64_t *low, uint64_t *high, uint64_t src, unsigned size, uint64_t *rflags);
 
-/* The host instruction keeps the registers' upper parts as the guest's would, so whole registers go in and out. */
+/*
+ * The host instruction keeps the registers' upper parts as the guest's would, so whole registers go in and
+ * out.
+ */
 static void wide(struct vcpu *v, wide_fn *f, uint64_t src, unsigned size)
 {
 	f(&v->gpr[RAX], &v->gpr[RDX], src, size, &v->rflags);
@@ -88,7 +91,10 @@ void op_div(struct vcpu *v, const struct insn *i)
 	wide(v, host_div, divisor, size);
 }
 
-/* Does the signed quotient of n (2 * size bytes) and d fit `size` bytes? No division wider than 128 by 64 bits needed. */
+/*
+ * Does the signed quotient of n (2 * size bytes) and d fit `size` bytes? No division wider than 128 by 64
+ * bits needed.
+ */
 static bool quotient_fits(__int128 n, int64_t d, unsigned size)
 {
 	bool negative = (n < 0) != (d < 0);

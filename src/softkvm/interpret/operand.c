@@ -3,9 +3,10 @@
  * The slow halves of operand.h: segmentation checks (SDM volume 3, 5.3-5.5; volume 1, 3.3.7.1 for canonical
  * addresses), alignment checks, string operands, and read-modify-write of memory.
  *
- * A locked read-modify-write of RAM within one page is a compare-and-swap loop on the host address, so it is atomic
- * towards other vCPUs and device threads. One that crosses a page, whose halves lie at unrelated host addresses,
- * runs under vm->split_lock: atomic towards other split accesses only. To a device no lock has a meaning.
+ * A locked read-modify-write of RAM within one page is a compare-and-swap loop on the host address, so it is
+ * atomic towards other vCPUs and device threads. One that crosses a page, whose halves lie at unrelated host
+ * addresses, runs under vm->split_lock: atomic towards other split accesses only. To a device no lock has a
+ * meaning.
  */
 #include "softkvm/interpret/operand.h"
 
@@ -157,7 +158,8 @@ static void split_unlock(struct vcpu *v)
 	pthread_mutex_unlock(&v->vm->split_lock);
 }
 
-uint64_t rmw_begin_memory(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool locked, struct rmw *m)
+uint64_t rmw_begin_memory(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool locked,
+			  struct rmw *m)
 {
 	gva_t gva = seg_linear(v, seg, offset);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What instruction semantics stand on: registers by operand, effective addresses, segmentation, memory operands,
- * the stack, near branches and conditions.
+ * What instruction semantics stand on: registers by operand, effective addresses, segmentation, memory
+ * operands, the stack, near branches and conditions.
  *
  * Memory operands go: effective address (truncated to the address size) -> segment base and checks -> linear
  * address -> soft TLB probe -> mmu/. In 64-bit mode a TLB hit also proves that the address is canonical,
@@ -56,7 +56,8 @@ static inline void gpr_write(struct vcpu *v, unsigned reg, unsigned size, uint64
 		break;
 	default:
 		if (reg >= REG_AH)
-			v->gpr[reg - REG_AH] = (v->gpr[reg - REG_AH] & ~0xff00ull) | (uint64_t)(uint8_t)value << 8;
+			v->gpr[reg - REG_AH] = (v->gpr[reg - REG_AH] & ~0xff00ull) | (uint64_t)(uint8_t)value
+											 << 8;
 		else
 			v->gpr[reg] = (v->gpr[reg] & ~0xffull) | (uint8_t)value;
 	}
@@ -100,15 +101,17 @@ static inline uint64_t mem_offset(const struct vcpu *v, const struct insn *i)
 }
 
 /*
- * Linear address of [seg:offset, +size) after the checks of an access of `size` bytes (any size from 1): segment
- * usable, type, limit, canonical, alignment (#AC). Raises #GP(0), #SS(0) or #AC(0).
+ * Linear address of [seg:offset, +size) after the checks of an access of `size` bytes (any size from 1):
+ * segment usable, type, limit, canonical, alignment (#AC). Raises #GP(0), #SS(0) or #AC(0).
  */
 gva_t seg_address(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
 
 /* Would an access pass those checks (alignment aside)? Raises nothing. */
 bool seg_allows(const struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write);
 
-/* Segment base and truncation only: INVLPG, LEA-like uses, and hits of a TLB that makes the checks needless. */
+/*
+ * Segment base and truncation only: INVLPG, LEA-like uses, and hits of a TLB that makes the checks needless.
+ */
 static inline gva_t seg_linear(const struct vcpu *v, unsigned seg, uint64_t offset)
 {
 	if (likely(v->mode == MODE_64))
@@ -136,8 +139,8 @@ typedef uint32_t __attribute__((aligned(1), may_alias)) any_uint32;
 typedef uint64_t __attribute__((aligned(1), may_alias)) any_uint64;
 
 /*
- * One access to guest memory, as one instruction of the host: neither torn nor repeated, of any alignment (compilers'
- * atomic operations are not meant for the unaligned), and no business of a thread sanitizer's.
+ * One access to guest memory, as one instruction of the host: neither torn nor repeated, of any alignment
+ * (compilers' atomic operations are not meant for the unaligned), and no business of a thread sanitizer's.
  */
 static inline uint64_t host_load(const void *p, unsigned size)
 {
@@ -177,7 +180,10 @@ static inline void host_store(void *p, unsigned size, uint64_t value)
 	}
 }
 
-/* Accesses of 1, 2, 4 or 8 bytes at seg:offset with all checks: the slow ways behind seg_read() and seg_write(). */
+/*
+ * Accesses of 1, 2, 4 or 8 bytes at seg:offset with all checks: the slow ways behind seg_read() and
+ * seg_write().
+ */
 uint64_t seg_read_checked(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size);
 void seg_write_checked(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, uint64_t value);
 
@@ -210,11 +216,11 @@ static inline void seg_write(struct vcpu *v, unsigned seg, uint64_t offset, unsi
 uint64_t op_read_other(struct vcpu *v, const struct insn *i, const struct operand *o);
 
 /*
- * The `as` forms take kind and size from the caller: with constants they are what a handler made for one form of an
- * instruction compiles to (forms.h), with the operand's own values they are the general case.
+ * The `as` forms take kind and size from the caller: with constants they are what a handler made for one form
+ * of an instruction compiles to (forms.h), with the operand's own values they are the general case.
  */
-static inline __attribute__((always_inline)) uint64_t op_read_as(struct vcpu *v, const struct insn *i, unsigned k,
-								 unsigned kind, unsigned size)
+static inline __attribute__((always_inline)) uint64_t op_read_as(struct vcpu *v, const struct insn *i,
+								 unsigned k, unsigned kind, unsigned size)
 {
 	if (kind == OPK_GPR)
 		return gpr_read(v, i->operand[k].reg, size);
@@ -225,8 +231,8 @@ static inline __attribute__((always_inline)) uint64_t op_read_as(struct vcpu *v,
 	return op_read_other(v, i, &i->operand[k]);
 }
 
-static inline __attribute__((always_inline)) void op_write_as(struct vcpu *v, const struct insn *i, unsigned k,
-							      unsigned kind, unsigned size, uint64_t value)
+static inline __attribute__((always_inline)) void
+op_write_as(struct vcpu *v, const struct insn *i, unsigned k, unsigned kind, unsigned size, uint64_t value)
 {
 	if (kind == OPK_GPR)
 		gpr_write(v, i->operand[k].reg, size, value);
@@ -255,7 +261,8 @@ static inline void op_write(struct vcpu *v, const struct insn *i, unsigned k, ui
  *		result = f(old);
  *	while (!rmw_commit(v, &m, &old, result));
  *
- * rmw_begin() has made every check of the write too. f() must have no side effects. Write registers and flags after it.
+ * rmw_begin() has made every check of the write too. f() must have no side effects. Write registers and flags
+ * after it.
  */
 struct rmw {
 	void *host;	    /* RAM operand in one page, else NULL */
@@ -264,7 +271,8 @@ struct rmw {
 	bool locked, notify, split;
 };
 
-uint64_t rmw_begin_memory(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool locked, struct rmw *m);
+uint64_t rmw_begin_memory(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool locked,
+			  struct rmw *m);
 bool rmw_commit_memory(struct vcpu *v, struct rmw *m, uint64_t *old, uint64_t value);
 /* Give up without writing (a failed compare that stores nothing): drops what rmw_begin() holds. */
 void rmw_abandon(struct vcpu *v, struct rmw *m);
@@ -307,7 +315,10 @@ static inline void stack_add(struct vcpu *v, int64_t bytes)
 	v->gpr[RSP] = mask == 0xffff ? (v->gpr[RSP] & ~0xffffull) | sp : sp;
 }
 
-/* Access at SS:(rSP + displacement) without moving rSP: for instructions that must not change it before they commit. */
+/*
+ * Access at SS:(rSP + displacement) without moving rSP: for instructions that must not change it before they
+ * commit.
+ */
 static inline uint64_t stack_read(struct vcpu *v, int64_t displacement, unsigned size)
 {
 	return seg_read(v, SEG_SS, (v->gpr[RSP] + (uint64_t)displacement) & stack_mask(v), size);

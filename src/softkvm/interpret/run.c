@@ -5,12 +5,12 @@
  *	finish what the last exit left open (a device access restarts its instruction)
  *	requests of other threads -> events to deliver -> HLT and wait-for-SIPI -> the engine
  *
- * and comes back here from the engine at a boundary when v->cont became 0, or by longjmp when an instruction raised
- * an exception or leaves for the user (leave.c). The order at a boundary is the architecture's: traps of the last
- * instruction, then NMI, then external interrupts; event.c keeps it.
+ * and comes back here from the engine at a boundary when v->cont became 0, or by longjmp when an instruction
+ * raised an exception or leaves for the user (leave.c). The order at a boundary is the architecture's: traps
+ * of the last instruction, then NMI, then external interrupts; event.c keeps it.
  *
- * One instruction at a time is executed after a shadow (STI, MOV SS), with TF, RF or code breakpoints, and when it
- * is re-executed for its device accesses. RF lasts for one instruction.
+ * One instruction at a time is executed after a shadow (STI, MOV SS), with TF, RF or code breakpoints, and
+ * when it is re-executed for its device accesses. RF lasts for one instruction.
  *
  * State that matters to the user is in *v whenever vcpu_run() has returned; vector state is at rest then.
  */
@@ -99,14 +99,15 @@ static void wake(struct vcpu *v)
 
 static bool has_event(const struct vcpu *v)
 {
-	return v->exception_pending || v->exception_injected || v->irq_injected || v->nmi_injected || v->irq_waits ||
-	       atomic_load_explicit(&v->nmi_pending, memory_order_relaxed);
+	return v->exception_pending || v->exception_injected || v->irq_injected || v->nmi_injected ||
+	       v->irq_waits || atomic_load_explicit(&v->nmi_pending, memory_order_relaxed);
 }
 
 /* May the user inject an interrupt by KVM_INTERRUPT now? Only where the PIC is the user's. */
 static bool window_is_open(struct vcpu *v)
 {
-	return lapic_accepts_user_interrupt(v) && (v->rflags & FLAG_IF) && !v->shadow && !v->irq_injected && !v->exception_pending;
+	return lapic_accepts_user_interrupt(v) && (v->rflags & FLAG_IF) && !v->shadow && !v->irq_injected &&
+	       !v->exception_pending;
 }
 
 static int deliver_events(struct vcpu *v)
@@ -257,7 +258,8 @@ static int run_loop(struct vcpu *v)
 	if (__builtin_setjmp(v->leave_buf))
 		if (has_left(v))
 			return 0;
-	if (restarts_for_io(v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
+	if (restarts_for_io(
+		v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
 		atomic_store(&v->cont, 1);
 		vcpu_pause_point(v);
 		forget_memory(v, atomic_fetch_and(&v->requests, ~(uint32_t)MEMORY_REQUESTS));

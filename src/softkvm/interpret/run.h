@@ -5,8 +5,8 @@
 #include "softkvm/vcpu.h"
 
 /*
- * KVM_RUN: run the vCPU until an exit. 0: v->run->exit_reason says why; -EINTR: kicked or signalled. Called by the
- * vCPU's thread with the vCPU's ioctls locked out.
+ * KVM_RUN: run the vCPU until an exit. 0: v->run->exit_reason says why; -EINTR: kicked or signalled. Called
+ * by the vCPU's thread with the vCPU's ioctls locked out.
  */
 int vcpu_run(struct vcpu *v);
 

@@ -64,21 +64,21 @@ void op_sar(struct vcpu *v, const struct insn *i)
 }
 
 /* Double shifts: dst shifted by CL, bits from src. */
-#define HOST_DOUBLE_SHIFT(name, mnemonic)                                                                           \
-	static uint64_t name(uint64_t dst, uint64_t src, uint64_t count, unsigned size, uint64_t *rflags)             \
-	{                                                                                                             \
-		uint32_t ax = ax_from_flags(*rflags);                                                                 \
-		if (size == 8)                                                                                        \
-			__asm__(FLAGS_LOAD mnemonic "q %%cl, %2, %0" FLAGS_SAVE                                       \
-				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");                               \
-		else if (size == 4)                                                                                   \
-			__asm__(FLAGS_LOAD mnemonic "l %%cl, %k2, %k0" FLAGS_SAVE                                     \
-				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");                               \
-		else                                                                                                  \
-			__asm__(FLAGS_LOAD mnemonic "w %%cl, %w2, %w0" FLAGS_SAVE                                     \
-				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");                               \
-		*rflags = flags_from_ax(*rflags, ax);                                                                 \
-		return dst;                                                                                           \
+#define HOST_DOUBLE_SHIFT(name, mnemonic)								\
+	static uint64_t name(uint64_t dst, uint64_t src, uint64_t count, unsigned size, uint64_t *rflags) \
+	{												\
+		uint32_t ax = ax_from_flags(*rflags);							\
+		if (size == 8)										\
+			__asm__(FLAGS_LOAD mnemonic "q %%cl, %2, %0" FLAGS_SAVE				\
+				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");			\
+		else if (size == 4)									\
+			__asm__(FLAGS_LOAD mnemonic "l %%cl, %k2, %k0" FLAGS_SAVE			\
+				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");			\
+		else											\
+			__asm__(FLAGS_LOAD mnemonic "w %%cl, %w2, %w0" FLAGS_SAVE			\
+				: "+&r"(dst), "+&a"(ax) : "r"(src), "c"(count) : "cc");			\
+		*rflags = flags_from_ax(*rflags, ax);							\
+		return dst;										\
 	}
 
 HOST_DOUBLE_SHIFT(host_shld, "shld")

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * String instructions. Each has a function that executes at least one and at most `max` elements, commits rSI and rDI, and says
- * how many it did; repeat() turns that into the REP forms. RCX is committed after every such step, so a fault,
- * an interrupt or a VM exit in the middle leaves exact registers with RIP still at the instruction.
+ * String instructions. Each has a function that executes at least one and at most `max` elements, commits rSI
+ * and rDI, and says how many it did; repeat() turns that into the REP forms. RCX is committed after every
+ * such step, so a fault, an interrupt or a VM exit in the middle leaves exact registers with RIP still at the
+ * instruction.
  *
- * The fast steps work on host addresses up to the nearer page end: ascending, RAM, whole elements. Elements that
- * cross a page, MMIO, and descending moves go one at a time. Copies use the host's own REP MOVS with the guest's
- * element size, so overlapping operands give the architecture's result.
+ * The fast steps work on host addresses up to the nearer page end: ascending, RAM, whole elements. Elements
+ * that cross a page, MMIO, and descending moves go one at a time. Copies use the host's own REP MOVS with the
+ * guest's element size, so overlapping operands give the architecture's result.
  *
  * Port strings leave KVM_RUN with a count (KVM_EXIT_IO): see pio_string() in io.c.
  */
@@ -63,8 +64,8 @@ static uint64_t index_offset(const struct vcpu *v, const struct insn *i, unsigne
 }
 
 /*
- * Whole elements, at most max, from seg:offset to the end of the page for which *host is good; 0: take the slow step.
- * May raise #PF as the first element's access would.
+ * Whole elements, at most max, from seg:offset to the end of the page for which *host is good; 0: take the
+ * slow step. May raise #PF as the first element's access would.
  */
 static uint64_t page_run(struct vcpu *v, const struct insn *i, unsigned seg, uint64_t offset, unsigned size,
 			 uint64_t max, bool write, void **host, bool *notify)
@@ -225,7 +226,8 @@ void op_scas(struct vcpu *v, const struct insn *i)
 static uint64_t cmps_step(struct vcpu *v, const struct insn *i, uint64_t max, bool *again)
 {
 	unsigned size = i->operand[0].size;
-	uint64_t from = index_offset(v, i, RSI), to = index_offset(v, i, RDI), left, right, run = 0, count = 0;
+	uint64_t from = index_offset(v, i, RSI), to = index_offset(v, i, RDI), left, right, run = 0,
+		 count = 0;
 	bool notify;
 	char *p, *q;
 
@@ -258,8 +260,8 @@ void op_cmps(struct vcpu *v, const struct insn *i)
 /* --- ports --- */
 
 /*
- * Elements of a port string that one VM exit may carry: to the page's end when ascending. Between a port and a device's
- * memory it is one, as that memory takes an exit for each.
+ * Elements of a port string that one VM exit may carry: to the page's end when ascending. Between a port and
+ * a device's memory it is one, as that memory takes an exit for each.
  */
 static unsigned port_run(struct vcpu *v, gva_t gva, unsigned size, uint64_t max, bool write)
 {
@@ -284,7 +286,8 @@ static uint64_t ins_step(struct vcpu *v, const struct insn *i, uint64_t max, boo
 	mmu_probe(v, gva, size, true); /* no port is read if the data cannot be stored */
 	data = pio_string(v, (uint16_t)v->gpr[RDX], size, port_run(v, gva, size, max, true), false, &count);
 	for (unsigned k = 0; k < count; k++)
-		seg_write(v, SEG_ES, (to + (uint64_t)(stride(v, size) * k)) & mask, size, host_load(data + k * size, size));
+		seg_write(v, SEG_ES, (to + (uint64_t)(stride(v, size) * k)) & mask, size,
+			  host_load(data + k * size, size));
 	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
 	advance(v, i, RDI, size, count);
 	return count;
@@ -306,8 +309,9 @@ static uint64_t outs_step(struct vcpu *v, const struct insn *i, uint64_t max, bo
 		uint8_t *data = pio_string_buffer(v);
 
 		for (unsigned k = 0; k < want; k++)
-			host_store(data + k * size, size,
-				   seg_read(v, i->mem.seg, (from + (uint64_t)(stride(v, size) * k)) & mask, size));
+			host_store(
+			    data + k * size, size,
+			    seg_read(v, i->mem.seg, (from + (uint64_t)(stride(v, size) * k)) & mask, size));
 		pio_string(v, (uint16_t)v->gpr[RDX], size, want, true, &count);
 	}
 	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
