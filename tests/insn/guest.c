@@ -4,7 +4,10 @@
 
 #include <string.h>
 
-enum { PAGE_TABLES = 0x100000 };
+#include "softkvm/interpret/cpuid.h"
+#include "x86/insn_row.h"
+
+enum { PAGE_TABLES = 0x100000, CPUID_MAX = 100 };
 
 struct harness guest;
 
@@ -27,11 +30,32 @@ static void map_guest(void)
 	put_entry(PAGE_TABLES + 4096 * 3, NATIVE_CONST >> 12, NATIVE_CONST | PTE_P | PTE_U | PTE_NX);
 }
 
+/* The features that any guest would be offered here: what the processor has and engines can run. */
+static int offer_features(struct vcpu *v)
+{
+	static struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[CPUID_MAX];
+	} cpuid = {.head.nent = CPUID_MAX};
+	int err = cpuid_supported(&cpuid.head);
+
+	v->cpuid = &cpuid.head;
+	return err ? err : cpuid_changed(v);
+}
+
+bool guest_has(unsigned feature)
+{
+	return feature == FEAT_NONE || guest.v->feature[feature / 32] >> feature % 32 & 1;
+}
+
 int guest_start(const char *name)
 {
 	const struct engine *engine = name && !strcmp(name, "translate") ? &engine_translate : &engine_interpret;
 	int err = harness_new_on(&guest, HARNESS_LONG64, engine);
 
+	if (err)
+		return err;
+	err = offer_features(guest.v);
 	if (err)
 		return err;
 	harness_user(&guest);

@@ -13,6 +13,8 @@
 extern struct harness guest;
 
 int guest_start(const char *engine); /* "interpret" (NULL too) or "translate"; 0/-errno */
+/* Is this enum insn_feature offered? Code that needs others is not compared. */
+bool guest_has(unsigned feature);
 /* Code at address `at`; the rest of `room` bytes is HLT, which ends a run. */
 void guest_code(uint32_t at, const uint8_t *code, unsigned size, unsigned room);
 void guest_mode(enum insn_mode mode); /* what the code segment says */

@@ -65,6 +65,8 @@ static bool choose(const struct block *b, struct element *e)
 	if (!random_below(&rng, 12))
 		while (row->branch != BR_COND)
 			row = &insn_rows[random_below(&rng, insn_row_count)];
+	if (!guest_has(row->feature))
+		return false;
 	if (b->mode == MODE_64 ? !row_code(row, MODE_64, &rng, e->native) : !narrow_code(row, b->mode, &rng, &e->narrow, e->native))
 		return false;
 	if (insn_decode(&e->insn, e->native, INSN_MAX_LEN, MODE_64) != INSN_OK)

@@ -89,6 +89,8 @@ static bool choose(struct subject *s)
 	const struct insn_row *row = &insn_rows[random_below(&rng, insn_row_count)];
 	enum insn_status status;
 
+	if (!guest_has(row->feature))
+		return false;
 	s->is_narrow = !random_below(&rng, 4);
 	if (s->is_narrow) {
 		if (!narrow_code(row, random_below(&rng, 2) ? MODE_16 : MODE_32, &rng, &s->narrow, s->native))
@@ -171,7 +173,7 @@ static unsigned report_missing(void)
 			usable = row_code(&insn_rows[k], MODE_64, &r, code) &&
 				 insn_decode(&i, code, INSN_MAX_LEN, MODE_64) == INSN_OK && i.row == &insn_rows[k] &&
 				 is_comparable(&i);
-		if (!usable || completed[k] || insn_rows[k].attrs & INSN_PRIV)
+		if (!usable || !guest_has(insn_rows[k].feature) || completed[k] || insn_rows[k].attrs & INSN_PRIV)
 			continue;
 		switch (insn_rows[k].sem) {
 		case SEM_UD: case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_CLI: case SEM_STI:

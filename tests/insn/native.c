@@ -88,7 +88,10 @@ static int map_pair(uint32_t address, unsigned size, int prot, uint8_t **view)
 
 int native_init(void)
 {
-	int err = map_pair(NATIVE_CODE, NATIVE_CODE_SIZE, PROT_READ | PROT_EXEC, &code_view);
+	int err = __builtin_cpu_supports("avx") ? 0 : -ENOTSUP;
+
+	if (!err)
+		err = map_pair(NATIVE_CODE, NATIVE_CODE_SIZE, PROT_READ | PROT_EXEC, &code_view);
 
 	if (!err)
 		err = map_pair(NATIVE_DATA, NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PROT_READ | PROT_WRITE, &data_view);
