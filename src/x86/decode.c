@@ -40,17 +40,16 @@ static bool need(struct decode *d, unsigned count)
 	return false;
 }
 
-/* The next `size` bytes, little-endian, zero-extended; 0 and d->status set if they are not there. */
+/* The next `size` bytes (1..8), little-endian, zero-extended; 0 and d->status set if they are not there. */
 static uint64_t fetch(struct decode *d, unsigned size)
 {
-	uint64_t value = 0;
+	uint64_t value;
 
 	if (!need(d, size))
 		return 0;
-	for (unsigned i = 0; i < size; i++)
-		value |= (uint64_t)d->code[d->pos + i] << 8 * i;
+	__builtin_memcpy(&value, d->code + d->pos, 8); /* the snapshot has room behind */
 	d->pos += size;
-	return value;
+	return value & ~0ull >> (64 - 8 * size);
 }
 
 static uint64_t sign_extend(uint64_t value, unsigned size)
@@ -537,7 +536,7 @@ static unsigned take_snapshot(uint8_t *to, const uint8_t *code, unsigned avail)
 
 enum insn_status insn_decode(struct insn *insn, const uint8_t *memory, unsigned avail, enum insn_mode mode)
 {
-	uint8_t code[SNAPSHOT];
+	uint8_t code[SNAPSHOT + 8] = {0};
 	struct decode d = {.insn = insn, .code = code, .avail = take_snapshot(code, memory, avail), .segment = REG_NONE};
 	bool valid = true;
 
@@ -557,7 +556,7 @@ enum insn_status insn_decode(struct insn *insn, const uint8_t *memory, unsigned 
 		return d.status;
 	if (!valid)
 		return INSN_INVALID;
-	for (unsigned k = 0; k < d.pos; k++)
-		insn->bytes[k] = code[k];
+	__builtin_memcpy(insn->bytes, code, 8);
+	__builtin_memcpy(insn->bytes + 7, code + 7, 8);
 	return INSN_OK;
 }

@@ -78,7 +78,7 @@ struct insn {
 	uint64_t imm, imm2;
 	/* For re-encoding: byte offsets inside bytes[] (0 = absent) and sizes. */
 	uint8_t opcode_at, modrm_at, disp_at, disp_size, imm_at, imm_size;
-	uint8_t bytes[INSN_MAX_LEN];
+	uint8_t bytes[INSN_MAX_LEN]; /* `len` of them; then anything */
 };
 
 enum insn_status {
