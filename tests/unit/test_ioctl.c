@@ -114,23 +114,34 @@ static void msr_lists(void **state)
 	fixture_close(&f);
 }
 
+static void expect_fault(const struct ioctl_row *row, struct softkvm *h, uintptr_t bad)
+{
+	if (softkvm_ioctl(h, row->request, bad, NULL) != -EFAULT)
+		fail_msg("%s of %#lx", row->name, (unsigned long)bad);
+}
+
 /* Every request that takes a pointer answers -EFAULT to a bad one, and does not crash. */
 static void bad_pointers(void **state)
 {
 	struct vm_fixture f;
 	const struct ioctl_row *tables[] = {system_ioctls, vm_ioctls, vcpu_ioctls, state_ioctls};
 	struct kvm_pit_config pit = {0};
-	void *bad = bad_pointer();
+	uint8_t *bad = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	mprotect(bad += 4096, 4096, PROT_NONE);
 	fixture_open(&f, FIXTURE_IRQCHIP, 1);
 	assert_int_equal(fixture_vm(&f, KVM_CREATE_PIT2, &pit), 0);
 	for (unsigned t = 0; t < 4; t++)
 		for (const struct ioctl_row *row = tables[t]; row->handler; row++) {
 			struct softkvm *h = row->kinds & HANDLE_VCPU ? f.vcpu[0] : row->kinds & HANDLE_VM ? f.vm : f.system;
 
-			if (row->flags & (ARG_IN | ARG_OUT))
-				if (softkvm_ioctl(h, row->request, (uintptr_t)bad, NULL) != -EFAULT)
-					fail_msg("%s", row->name);
+			if (row->flags & (ARG_IN | ARG_OUT)) {
+				expect_fault(row, h, (uintptr_t)bad);
+				expect_fault(row, h, 6);
+				expect_fault(row, h, (uintptr_t)bad - 1); /* begins in memory, or before it */
+				expect_fault(row, h, 1ull << 47);
+				expect_fault(row, h, ~0ull - 3);
+			}
 			if (row->flags & ARG_ZERO)
 				if (softkvm_ioctl(h, row->request, 1, NULL) != -EINVAL)
 					fail_msg("%s", row->name);

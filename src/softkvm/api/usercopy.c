@@ -42,7 +42,7 @@ static int check(uintptr_t user, size_t size, bool (*is_good)(uintptr_t))
 	if (last < user)
 		return -EFAULT;
 	for (uintptr_t at = user & ~(uintptr_t)(WORD - 1); at <= last; at = (at & PAGE_MASK) + PAGE_SIZE) {
-		if (!is_good(at))
+		if (!is_good(at ? at : WORD)) /* 0 would mean: no set at all */
 			return -EFAULT;
 		if (at > UINTPTR_MAX - PAGE_SIZE)
 			break;
