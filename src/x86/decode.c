@@ -525,12 +525,18 @@ enum { SNAPSHOT = 16 }; /* INSN_MAX_LEN and one more, to tell too long from trun
 /* Another processor may be writing: each byte is read once, so that operands and insn.bytes agree. */
 static unsigned take_snapshot(uint8_t *to, const uint8_t *code, unsigned avail)
 {
-	if (avail >= SNAPSHOT) {
-		__builtin_memcpy(to, code, SNAPSHOT);
+	typedef uint8_t half[SNAPSHOT / 2];
+	uint64_t low, high;
+
+	if (avail >= SNAPSHOT) { /* assembly: one access of any alignment, and no data race for sanitizers */
+		__asm__ volatile("movq %1, %0" : "=r"(low) : "m"(*(const half *)code));
+		__asm__ volatile("movq %1, %0" : "=r"(high) : "m"(*(const half *)(code + SNAPSHOT / 2)));
+		__builtin_memcpy(to, &low, sizeof(low));
+		__builtin_memcpy(to + sizeof(low), &high, sizeof(high));
 		return SNAPSHOT;
 	}
 	for (unsigned k = 0; k < avail; k++)
-		to[k] = code[k];
+		to[k] = __atomic_load_n(&code[k], __ATOMIC_RELAXED);
 	return avail;
 }
 

@@ -150,7 +150,7 @@ static bool is_unchanged(const struct code_block *block)
 		const struct insn *i = &block->code[k].insn;
 
 		for (unsigned n = 0; n < i->len; n++)
-			if (*(const volatile uint8_t *)code++ != i->bytes[n])
+			if (__atomic_load_n(code++, __ATOMIC_RELAXED) != i->bytes[n])
 				return false;
 	}
 	return true;
@@ -236,7 +236,7 @@ static const struct code_block *decode_singly(struct vcpu *v)
 		unsigned offset = (gva + have) & 4095, end = have + (4096 - offset);
 
 		for (; have < end && have < allowed; have++)
-			bytes[have] = ((const volatile uint8_t *)page)[offset++];
+			bytes[have] = __atomic_load_n(&page[offset++], __ATOMIC_RELAXED);
 		status = insn_decode(&c->insn, bytes, have, (enum insn_mode)v->mode);
 	}
 	if (status == INSN_TRUNCATED)
