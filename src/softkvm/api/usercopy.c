@@ -20,8 +20,11 @@
 
 enum { NO_SUCH_HOW = -1, SIGSET_SIZE = 8, WORD = 8 };
 
+/* A null set is no set to rt_sigprocmask, and it would succeed: nothing of the caller's is there. */
 static bool is_readable(uintptr_t page)
 {
+	if (!page)
+		return false;
 	return !syscall(SYS_rt_sigprocmask, NO_SUCH_HOW, page, NULL, SIGSET_SIZE) || errno != EFAULT;
 }
 
