@@ -7,6 +7,7 @@
  * single steps, code in device memory, instructions that cross a page.
  */
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -69,9 +70,12 @@ static void serve(struct vcpu *v)
 
 void translator_lock(struct translator *t, struct vcpu *v)
 {
-	while (atomic_exchange_explicit(&t->lock, 1, memory_order_acquire)) {
+	for (unsigned spins = 1; atomic_exchange_explicit(&t->lock, 1, memory_order_acquire); spins++) {
 		serve(v);
-		__builtin_ia32_pause();
+		if (spins % 64)
+			__builtin_ia32_pause();
+		else
+			sched_yield(); /* its holder may wait for this processor */
 	}
 }
 
