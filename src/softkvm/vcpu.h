@@ -26,6 +26,7 @@
 #include "x86/arch.h"
 
 struct vm;
+struct code_page;
 struct lapic;
 struct insn;
 
@@ -160,6 +161,10 @@ struct vcpu {
 	struct mmu *mmu;			/* mmu/ */
 	struct decode_cache *decode;		/* interpret/ */
 	struct translator *translator;		/* translate/ */
+	struct {				/* the watched page written last: mmu_store_beside_code() */
+		uint64_t tag, host;
+		struct code_page *page;
+	} beside;
 	uint64_t frame;				/* the translator's, on the host stack, while its code runs */
 	struct kvm_run *run;			/* shared page with the user */
 	struct kvm_cpuid2 *cpuid;		/* as set by KVM_SET_CPUID2 */

@@ -299,6 +299,30 @@ void mmu_host_written(struct vcpu *v, gva_t gva, unsigned size)
 	mmu_watch_hit(v, gva, size, true);
 }
 
+void *mmu_store_beside_code(struct vcpu *v, gva_t gva, unsigned size)
+{
+	struct code_page *page;
+
+	if ((gva & ~PAGE_MASK) + size > PAGE_SIZE)
+		return NULL;
+	if ((gva & PAGE_MASK) != v->beside.tag) {
+		struct target t = resolve(v, gva, data_access(v) | ACCESS_WRITE);
+
+		if (!t.hva || !t.notify || tlb_is_watched(v->mmu, gva))
+			return NULL;
+		v->beside.host = (uint64_t)(t.hva - (t.gpa & ~PAGE_MASK));
+		v->beside.page = code_page_of(t.slot, t.gpa);
+		v->beside.tag = gva & PAGE_MASK;
+	}
+	page = v->beside.page;
+	/* As if there were a write entry: who marks a grain from here on has us reach a boundary before it reads. */
+	if (!(atomic_load(&page->flags) & CODE_PAGE_WRITABLE))
+		atomic_fetch_or(&page->flags, CODE_PAGE_WRITABLE);
+	if (atomic_load(&page->grains) & grain_mask(gva, size))
+		return NULL;
+	return (void *)(v->beside.host + (gva & ~PAGE_MASK));
+}
+
 void mmu_probe(struct vcpu *v, gva_t gva, unsigned len, bool write)
 {
 	enum tlb_kind kind = write ? TLB_WRITE : TLB_READ;

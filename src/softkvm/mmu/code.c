@@ -23,7 +23,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 
-enum { GRAIN_SHIFT = 6, UNWATCH_HITS = 32, SPINS = 2000 };
+enum { UNWATCH_HITS = 32, SPINS = 2000 };
 
 /* --- records --- */
 
@@ -103,14 +103,6 @@ static uint64_t grains_hash(const uint8_t *page_hva, uint64_t grains)
 	for (; grains; grains &= grains - 1)
 		hash ^= grain_hash(page_hva, __builtin_ctzll(grains));
 	return hash;
-}
-
-static uint64_t grain_mask(gpa_t gpa, uint64_t len)
-{
-	unsigned first = (gpa & ~PAGE_MASK) >> GRAIN_SHIFT;
-	unsigned last = ((gpa & ~PAGE_MASK) + len - 1) >> GRAIN_SHIFT;
-
-	return (~0ull << first) & (~0ull >> (63 - last));
 }
 
 /* --- watching --- */

@@ -38,6 +38,13 @@ void mmu_write_sys(struct vcpu *v, gva_t gva, unsigned size, uint64_t value);
 void *mmu_host_ptr(struct vcpu *v, gva_t gva, unsigned size, bool write, bool *needs_notify);
 void mmu_host_written(struct vcpu *v, gva_t gva, unsigned size);
 
+/*
+ * For a store to a watched page (mmu_host_ptr() said *needs_notify): its HVA if it touches no grain of which code was
+ * made, else NULL. The store needs no notice then; it must be over at the next instruction boundary. Raises #PF. gva
+ * is canonical.
+ */
+void *mmu_store_beside_code(struct vcpu *v, gva_t gva, unsigned size);
+
 /* Check that [gva, gva+len) is accessible (A/D bits set as a side effect) without touching it: "probe then commit". */
 void mmu_probe(struct vcpu *v, gva_t gva, unsigned len, bool write);
 
@@ -70,6 +77,7 @@ static inline unsigned itlb_slot(gva_t gva)
 static inline void tlb_drop_stack(struct vcpu *v)
 {
 	v->stack = (struct tlb_entry){ 1ull << 63, 1ull << 63 };
+	v->beside.tag = 1ull << 63;
 }
 
 /*

@@ -280,8 +280,14 @@ void tlb_drop_host(struct vcpu *v, const uint8_t *page_hva)
 
 	for (int s = -1; s < TLB_SPACES; s++) {
 		struct tlb_set *set = s < 0 ? &m->super : &m->user[s];
-		uint64_t entries = set->fills.count ? set->mask / sizeof(struct tlb_entry) + 1 : 0;
+		uint64_t entries = set->fills.count > TLB_LOG ? set->mask / sizeof(struct tlb_entry) + 1 : 0;
 
+		for (uint32_t k = 0; !entries && k < set->fills.count; k++) {
+			uint32_t place = set->fills.place[k];
+
+			if (place >> 24 == TLB_WRITE && set->table[TLB_WRITE][place & 0xffffff].host == (uint64_t)page_hva)
+				place_clear(set, place);
+		}
 		for (uint64_t i = 0; i < entries; i++)
 			if (set->table[TLB_WRITE][i].host == (uint64_t)page_hva)
 				entry_clear(&set->table[TLB_WRITE][i], i == 0);

@@ -90,6 +90,17 @@ struct code_page *code_page_of(struct mem_slot *slot, gpa_t gpa);
 /* At a fetch entry's making: did somebody change watched code unseen (a device in another process)? */
 void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const uint8_t *page_hva);
 
+enum { GRAIN_SHIFT = 6 };
+
+/* Bits of the 64-byte grains of a page that [address, address + len) touches; within one page. */
+static inline uint64_t grain_mask(uint64_t address, uint64_t len)
+{
+	unsigned first = (address & ~PAGE_MASK) >> GRAIN_SHIFT;
+	unsigned last = ((address & ~PAGE_MASK) + len - 1) >> GRAIN_SHIFT;
+
+	return (~0ull << first) & (~0ull >> (63 - last));
+}
+
 static inline struct tlb_entry *tlb_slot(struct tlb_entry *table, uint64_t mask, gva_t gva)
 {
 	return (struct tlb_entry *)((uint8_t *)table + ((gva >> 8) & mask));

@@ -214,22 +214,33 @@ static bool may_fault_before_access(const struct site *s, gva_t gva)
 {
 	uint16_t fsw;
 
+	if (!s->uses_unit)
+		return false;
 	__asm__ volatile("fnstsw %0" : "=a"(fsw));
 	return fsw & 0x80 || (s->size >= 16 && gva & (s->size - 1u));
+}
+
+/* HVA of one access of the site's instruction, or NULL: the slow way. */
+static void *resolve_access(struct vcpu *v, const struct site *s, gva_t gva)
+{
+	bool notify = false;
+	void *p;
+
+	if (s->is_write && (gva & PAGE_MASK) == v->beside.tag)
+		return mmu_store_beside_code(v, gva, s->size);
+	p = mmu_host_ptr(v, gva, s->size, s->is_write, &notify);
+	return p && notify ? mmu_store_beside_code(v, gva, s->size) : p;
 }
 
 static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 {
 	struct translator *t = translator_of(v);
 	const struct site *s = site_enter(v, offset);
-	bool notify = false;
 	void *p;
 
 	t->misses++;
-	if (!is_canonical(v, gva) || may_fault_before_access(s, gva))
-		return slow_access(v, s);
-	p = mmu_host_ptr(v, gva, s->size, s->is_write, &notify);
-	if (!p || notify)
+	p = is_canonical(v, gva) && !may_fault_before_access(s, gva) ? resolve_access(v, s, gva) : NULL;
+	if (!p)
 		return slow_access(v, s);
 	if (has_flushed(v))
 		return go_on(v);
@@ -240,30 +251,40 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	return host_address(t, s->retry);
 }
 
+/* The HVA for a group's whole extent if that can be had; tries the leading access alone, which may raise its fault. */
+static void *resolve_group(struct vcpu *v, const struct site *s, gva_t gva)
+{
+	enum tlb_kind kind = s->is_write ? TLB_WRITE : TLB_READ;
+	bool notify = false;
+	void *p;
+
+	if ((gva & 4095) + s->size > PAGE_SIZE || !is_canonical(v, gva) || s->uses_unit)
+		return tlb_probe(v, kind, gva, s->size);
+	if (s->is_write && (gva & PAGE_MASK) == v->beside.tag)
+		return mmu_store_beside_code(v, gva, s->size);
+	mmu_host_ptr(v, gva + s->own_offset, s->own_size, s->own_write, &notify);
+	p = tlb_probe(v, kind, gva, s->size);
+	return !p && s->own_write && notify ? mmu_store_beside_code(v, gva, s->size) : p;
+}
+
 /*
- * A group's check failed, other than by crossing its page. The leading access is tried alone, which may raise its fault;
- * if that makes the check hold it is passed, else the rest of the block runs plainly.
+ * A group's check failed, other than by crossing its page. If the HVA can be had after all the check is passed,
+ * else the rest of the block runs plainly.
  */
 static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 	const struct site *s = site_enter(v, offset);
-	gva_t own = gva + s->own_offset;
-	bool notify = false, fits = (gva & 4095) + s->size <= PAGE_SIZE;
+	void *p = resolve_group(v, s, gva);
 	struct block *b;
-	void *p;
 
 	vt->t->misses++;
-	if (fits && is_canonical(v, gva)) {
-		mmu_host_ptr(v, own, s->own_size, s->own_write, &notify);
-		p = tlb_probe(v, s->is_write ? TLB_WRITE : TLB_READ, gva, s->size);
-		if (p && !has_flushed(v)) {
-			if (s->is_stack)
-				refill_stack(v, gva);
-			v->gpr[RSP] -= (int64_t)s->rsp_adj;
-			v->engine_hot[HOT_RESULT] = (uintptr_t)p;
-			return host_address(vt->t, s->retry);
-		}
+	if (p && !has_flushed(v)) {
+		if (s->is_stack)
+			refill_stack(v, gva);
+		v->gpr[RSP] -= (int64_t)s->rsp_adj;
+		v->engine_hot[HOT_RESULT] = (uintptr_t)p;
+		return host_address(vt->t, s->retry);
 	}
 	b = block_get_plain(v, v->rip);
 	if (!b || vt->t->want_flush) {

@@ -28,45 +28,44 @@ struct plan {
 	bool high_byte, byte_regs, implicit_rcx_read, implicit_rcx_write;
 };
 
-static bool sem_is(const struct insn *i, const uint16_t *list, unsigned n)
-{
-	for (unsigned k = 0; k < n; k++)
-		if (list[k] == i->row->sem)
-			return true;
-	return false;
-}
+/* What the translator knows of each semantics whose operands are all that it touches. */
+enum {
+	FIT = 1,      /* may be renamed */
+	FIT_SLOT = 2, /* and means the same with a memory operand in place of a register */
+	FIT_BITS = 4, /* with a register as bit number the memory operand is a string of bits */
+	FIT_UNIT = 8  /* if the guest may use the vector or x87 unit now */
+};
 
-/* Integer instructions that mean the same with a memory operand in place of a register. */
+static const uint8_t fitness[SEM_COUNT] = {
+	[SEM_ADD] = FIT | FIT_SLOT, [SEM_OR] = FIT | FIT_SLOT, [SEM_ADC] = FIT | FIT_SLOT,
+	[SEM_SBB] = FIT | FIT_SLOT, [SEM_AND] = FIT | FIT_SLOT, [SEM_SUB] = FIT | FIT_SLOT,
+	[SEM_XOR] = FIT | FIT_SLOT, [SEM_CMP] = FIT | FIT_SLOT, [SEM_TEST] = FIT | FIT_SLOT,
+	[SEM_MOV] = FIT | FIT_SLOT, [SEM_MOVZX] = FIT | FIT_SLOT, [SEM_MOVSX] = FIT | FIT_SLOT,
+	[SEM_MOVSXD] = FIT | FIT_SLOT, [SEM_IMUL2] = FIT | FIT_SLOT, [SEM_IMUL3] = FIT | FIT_SLOT,
+	[SEM_CMOVCC] = FIT | FIT_SLOT, [SEM_INC] = FIT | FIT_SLOT, [SEM_DEC] = FIT | FIT_SLOT,
+	[SEM_NEG] = FIT | FIT_SLOT, [SEM_NOT] = FIT | FIT_SLOT, [SEM_ROL] = FIT | FIT_SLOT,
+	[SEM_ROR] = FIT | FIT_SLOT, [SEM_SHL] = FIT | FIT_SLOT, [SEM_SHR] = FIT | FIT_SLOT,
+	[SEM_SAR] = FIT | FIT_SLOT, [SEM_POPCNT] = FIT | FIT_SLOT, [SEM_TZCNT] = FIT | FIT_SLOT,
+	[SEM_LZCNT] = FIT | FIT_SLOT, [SEM_BSF] = FIT | FIT_SLOT, [SEM_BSR] = FIT | FIT_SLOT,
+	[SEM_MUL] = FIT | FIT_SLOT, [SEM_IMUL1] = FIT | FIT_SLOT,
+	[SEM_XCHG] = FIT, [SEM_XADD] = FIT, [SEM_CMPXCHG] = FIT, [SEM_CMPXCHG8B] = FIT, [SEM_CMPXCHG16B] = FIT,
+	[SEM_BSWAP] = FIT, [SEM_SETCC] = FIT, [SEM_MOVNTI] = FIT, [SEM_CBW] = FIT, [SEM_CWD] = FIT,
+	[SEM_LAHF] = FIT, [SEM_SAHF] = FIT, [SEM_CMC] = FIT, [SEM_CLC] = FIT, [SEM_STC] = FIT, [SEM_DIV] = FIT,
+	[SEM_IDIV] = FIT, [SEM_RCL] = FIT, [SEM_RCR] = FIT, [SEM_SHLD] = FIT, [SEM_SHRD] = FIT, [SEM_CRC32] = FIT,
+	[SEM_MOVBE] = FIT, [SEM_ADCX] = FIT, [SEM_ADOX] = FIT, [SEM_ANDN] = FIT, [SEM_BLSR] = FIT,
+	[SEM_BLSMSK] = FIT, [SEM_BLSI] = FIT, [SEM_BEXTR] = FIT, [SEM_BZHI] = FIT, [SEM_PEXT] = FIT,
+	[SEM_PDEP] = FIT, [SEM_MULX] = FIT, [SEM_SARX] = FIT, [SEM_SHLX] = FIT, [SEM_SHRX] = FIT,
+	[SEM_RORX] = FIT, [SEM_MFENCE] = FIT, [SEM_LFENCE] = FIT, [SEM_SFENCE] = FIT, [SEM_RDRAND] = FIT,
+	[SEM_RDSEED] = FIT,
+	[SEM_BT] = FIT | FIT_BITS, [SEM_BTS] = FIT | FIT_BITS, [SEM_BTR] = FIT | FIT_BITS,
+	[SEM_BTC] = FIT | FIT_BITS,
+	[SEM_HOST] = FIT_UNIT, [SEM_HOST_X87] = FIT_UNIT, [SEM_FWAIT] = FIT_UNIT, [SEM_LDMXCSR] = FIT_UNIT,
+	[SEM_VMASKMOV] = FIT_UNIT,
+};
+
 static bool has_slot_form(const struct insn *i)
 {
-	static const uint16_t sems[] = {
-		SEM_ADD, SEM_OR, SEM_ADC, SEM_SBB, SEM_AND, SEM_SUB, SEM_XOR, SEM_CMP, SEM_TEST, SEM_MOV, SEM_MOVZX, SEM_MOVSX,
-		SEM_MOVSXD, SEM_IMUL2, SEM_IMUL3, SEM_CMOVCC, SEM_INC, SEM_DEC, SEM_NEG, SEM_NOT, SEM_ROL, SEM_ROR, SEM_SHL,
-		SEM_SHR, SEM_SAR, SEM_POPCNT, SEM_TZCNT, SEM_LZCNT, SEM_BSF, SEM_BSR, SEM_MUL, SEM_IMUL1
-	};
-
-	return sem_is(i, sems, sizeof(sems) / sizeof(sems[0]));
-}
-
-/* The rest of the integer instructions whose operands are all that they touch. */
-static bool is_plain_integer(const struct insn *i)
-{
-	static const uint16_t sems[] = {
-		SEM_XCHG, SEM_XADD, SEM_CMPXCHG, SEM_CMPXCHG8B, SEM_CMPXCHG16B, SEM_BSWAP, SEM_SETCC, SEM_MOVNTI, SEM_CBW,
-		SEM_CWD, SEM_LAHF, SEM_SAHF, SEM_CMC, SEM_CLC, SEM_STC, SEM_DIV, SEM_IDIV, SEM_RCL, SEM_RCR, SEM_SHLD, SEM_SHRD,
-		SEM_CRC32, SEM_MOVBE, SEM_ADCX, SEM_ADOX, SEM_ANDN, SEM_BLSR, SEM_BLSMSK, SEM_BLSI, SEM_BEXTR, SEM_BZHI,
-		SEM_PEXT, SEM_PDEP, SEM_MULX, SEM_SARX, SEM_SHLX, SEM_SHRX, SEM_RORX, SEM_MFENCE, SEM_LFENCE, SEM_SFENCE,
-		SEM_RDRAND, SEM_RDSEED
-	};
-
-	return sem_is(i, sems, sizeof(sems) / sizeof(sems[0]));
-}
-
-static bool is_bit_test(const struct insn *i)
-{
-	static const uint16_t sems[] = { SEM_BT, SEM_BTS, SEM_BTR, SEM_BTC };
-
-	return sem_is(i, sems, 4);
+	return fitness[i->row->sem] & FIT_SLOT;
 }
 
 /* Vector and x87 instructions are fit if the guest may use that unit now. */
@@ -74,9 +73,7 @@ static bool is_fit_vector(const struct xlat *x, const struct insn *i)
 {
 	uint32_t attrs = i->row->attrs, need = 0;
 
-	static const uint16_t sems[] = { SEM_HOST, SEM_HOST_X87, SEM_FWAIT, SEM_LDMXCSR, SEM_VMASKMOV };
-
-	if (attrs & (INSN_VSIB | INSN_PRIV) || !sem_is(i, sems, sizeof(sems) / sizeof(sems[0])))
+	if (attrs & (INSN_VSIB | INSN_PRIV) || !(fitness[i->row->sem] & FIT_UNIT))
 		return false;
 	if (attrs & (INSN_X87 | INSN_MMX))
 		need |= FLAVOUR_X87;
@@ -95,9 +92,9 @@ static bool is_fit(const struct xlat *x, const struct insn *i)
 		return false;
 	if (i->row->sem == SEM_MOV && i->operand[1].kind == OPK_MEM && !i->has_modrm)
 		return false;
-	if (is_bit_test(i))
+	if (fitness[i->row->sem] & FIT_BITS)
 		return i->modrm >= 0xc0 || i->operand[1].kind == OPK_IMM;
-	return has_slot_form(i) || is_plain_integer(i);
+	return fitness[i->row->sem] & FIT;
 }
 
 /* The host may fault here: #DE, #XM, #MF, alignment. */

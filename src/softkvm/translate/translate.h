@@ -104,6 +104,7 @@ struct site {
 	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
 	uint16_t own_offset;
 	bool own_write, is_write, is_stack;
+	bool uses_unit;		/* x87, MMX or SSE: may fault before its access does */
 	bool ends;		/* it is the block's last */
 	uint32_t probe_rel32;	/* cache offset of the jump from a stack probe back */
 	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */

@@ -332,7 +332,6 @@ static int translate_vcpu_init(struct vcpu *v)
 static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
 {
 	blocks_invalidate(vm->engine_data, fault_thread_vcpu(), gpa, len);
-	engine_interpret.code_changed(vm, gpa, len);
 }
 
 const struct engine engine_translate = {
