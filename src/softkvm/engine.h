@@ -26,5 +26,6 @@ struct engine {
 
 extern const struct engine engine_interpret;
 extern const struct engine engine_translate;
+extern const struct engine engine_verify; /* both, compared block by block */
 
 #endif

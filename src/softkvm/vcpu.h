@@ -165,6 +165,7 @@ struct vcpu {
 		uint64_t tag, host;
 		struct code_page *page;
 	} beside;
+	struct lockstep *lockstep;		/* a trial of the engine "verify" is under way, else NULL */
 	uint64_t frame;				/* the translator's, on the host stack, while its code runs */
 	struct kvm_run *run;			/* shared page with the user */
 	struct kvm_cpuid2 *cpuid;		/* as set by KVM_SET_CPUID2 */

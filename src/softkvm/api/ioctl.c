@@ -88,13 +88,14 @@ long softkvm_ioctl(struct softkvm *h, unsigned long request, uintptr_t arg, stru
 
 /* --- handles --- */
 
-/* The engines by name; the first that is linked in is the default. */
+/* The engines by name; the first is the default. */
 static const struct {
 	const char *name;
 	const struct engine *engine;
 } engines[] = {
-	{"interpret", &engine_interpret},
 	{"translate", &engine_translate},
+	{"interpret", &engine_interpret},
+	{"verify", &engine_verify},
 };
 
 int softkvm_open(const char *engine, struct softkvm **system)

@@ -13,6 +13,7 @@
  * The vector state may be live here (the translator's helpers): it is put to rest before code outside the
  * engine runs.
  */
+#include "softkvm/lockstep.h"
 #include "softkvm/interpret/io.h"
 #include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
@@ -112,6 +113,7 @@ void mmio_access(struct vcpu *v, gpa_t gpa, void *data, unsigned size, bool is_w
 {
 	uint8_t *bytes = data;
 
+	lockstep_device(v);
 	while (size) {
 		unsigned piece = size > 8 ? 8 : size;
 
@@ -148,6 +150,7 @@ static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size
 
 void pio_access(struct vcpu *v, uint16_t port, void *data, unsigned size, bool is_write)
 {
+	lockstep_device(v);
 	if (take_fragment(v, FRAGMENT_PORT | port, data, size, is_write))
 		return;
 	if (pio_in_kernel(v, port, data, size, is_write))

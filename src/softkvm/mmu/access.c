@@ -9,6 +9,7 @@
 #include "softkvm/mmu/tlb.h"
 
 #include "softkvm/io.h"
+#include "softkvm/lockstep.h"
 #include "softkvm/mmu/watch.h"
 
 #define WALK_FAULT (1u << 31)
@@ -155,6 +156,7 @@ static void target_read(struct vcpu *v, const struct target *t, uint8_t *buf, un
 static void target_write(struct vcpu *v, const struct target *t, const uint8_t *buf, unsigned len)
 {
 	if (t->hva) {
+		lockstep_store(v, t->hva, t->gpa, len);
 		if (len == 1 || len == 2 || len == 4 || len == 8)
 			store(t->hva, len, load(buf, len));
 		else
@@ -287,6 +289,8 @@ void *mmu_host_ptr(struct vcpu *v, gva_t gva, unsigned size, bool write, bool *n
 	*needs_notify = t.notify || tlb_is_watched(v->mmu, gva);
 	if (!write && *needs_notify)
 		mmu_watch_hit(v, gva, size, false);
+	if (write && t.hva)
+		lockstep_store(v, t.hva, t.gpa, size);
 	return t.hva;
 }
 

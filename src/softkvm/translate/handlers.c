@@ -10,6 +10,7 @@
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/translate/translate.h"
+#include "softkvm/translate/verify.h"
 
 enum { SAHF_FLAGS = FLAG_SF | FLAG_ZF | FLAG_AF | FLAG_PF | FLAG_CF };
 
@@ -61,7 +62,8 @@ static uint64_t go_on(struct vcpu *v)
 	const struct jump_cache_entry *e = jump_cache_slot(v, v->rip);
 	struct block *b;
 
-	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v) || vt->t->want_flush)
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v) || vt->t->want_flush ||
+	    vt->t->lockstep)
 		return leave(v);
 	if (!v->fpu_live)
 		fpu_enter(v);
@@ -172,6 +174,8 @@ static uint64_t on_interpret(struct vcpu *v, uint32_t offset, uint64_t addr)
 	const struct interpreted *in = arena_at(translator_of(v), s->insn);
 	gva_t next = v->rip + in->insn.len;
 
+	if (translator_of(v)->lockstep && verify_is_apart(&in->insn))
+		return leave(v);
 	interpret_one(v, in);
 	return resume(v, s, next);
 }
@@ -286,6 +290,8 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 		v->engine_hot[HOT_RESULT] = (uintptr_t)p;
 		return host_address(vt->t, s->retry);
 	}
+	if (vt->t->lockstep)
+		return leave(v);
 	b = block_get_plain(v, v->rip);
 	if (!b || vt->t->want_flush) {
 		vt->single = !b;
@@ -302,7 +308,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 
 	flags_to_vcpu(v);
 	v->rip = l->target;
-	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || vt->t->lockstep)
 		return leave(v);
 	branch_check(v, l->target);
 	b = l->plain ? block_get_plain(v, l->target) : block_get(v, l->target);
@@ -338,7 +344,7 @@ static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 	branch_check(v, target); /* raises with RIP and RSP as before the branch */
 	v->gpr[RSP] -= (int64_t)s->rsp_adj;
 	v->rip = target;
-	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || translator_of(v)->lockstep)
 		return leave(v);
 	return enter_remembering(v);
 }

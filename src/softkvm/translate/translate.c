@@ -4,6 +4,7 @@
  * knows it, at last the exit to what follows.
  */
 #include "softkvm/translate/translate.h"
+#include "softkvm/translate/verify.h"
 
 /* Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which is 4-aligned. */
 static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
@@ -106,7 +107,8 @@ static void translate_one(struct xlat *x)
 	x->rsp_before = x->rsp_adj;
 	if (x->rsp_adj > 8192 || x->rsp_adj < -8192)
 		rsp_commit(x);
-	if (!is_offered(x, i) || (i->row->attrs & INSN_PROT && (x->view->flavour & FLAVOUR_MODE) != MODE_64) ||
+	if ((x->t->lockstep && verify_is_apart(i)) || !is_offered(x, i) ||
+	    (i->row->attrs & INSN_PROT && (x->view->flavour & FLAVOUR_MODE) != MODE_64) ||
 	    !(translate_flow(x) || translate_stack(x) || translate_special(x) || translate_system(x) || reencode(x)))
 		emit_interpret(x, i->row->branch != BR_NONE || i->row->attrs & INSN_END);
 	sites_finish(x);
@@ -136,6 +138,7 @@ bool translate_block(struct xlat *x)
 	x->rsp_adj = 0;
 	x->addr_group = NO_GROUP;
 	groups_find(x);
+	x->block->insns = (uint16_t)x->count;
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];
 		translate_one(x);
@@ -145,6 +148,7 @@ bool translate_block(struct xlat *x)
 		exit_direct(x, &x->hot, x->view->va + last->at + last->i.len);
 	}
 	x->block->code_end = (uint32_t)(x->hot.p - x->t->cache.rw);
+	x->block->insns = (uint16_t)x->count;
 	x->t->guest_insns += x->count;
 	x->t->host_bytes += x->block->code_end - x->block->code_start;
 	return save_faults(x) && !x->overflow && !x->hot.overflow && !x->cold.overflow;

@@ -81,6 +81,7 @@ struct block {
 	uint32_t fault_count;
 	uint32_t id_at;			     /* cache offset of the view id that `checked` compares */
 	uint16_t offset;		     /* of its first instruction in the page */
+	uint16_t insns;			     /* guest instructions, the longest way through */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
 	bool dead, plain; /* plain: no shared address checks */
 };
@@ -172,6 +173,7 @@ enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LI
 struct translator { /* one per VM */
 	_Atomic uint32_t lock;
 	_Atomic bool stopping;	     /* a vCPU wants to flush: stay out */
+	bool lockstep;		     /* the engine "verify": every block leaves at its end */
 	struct codecache cache;
 	struct arena arena;
 	struct code_view *views[VIEW_HASH]; /* by GPA */
@@ -200,6 +202,7 @@ struct vcpu_translator { /* vcpu.translator */
 	bool raises_out; /* exceptions go to the run loop, not straight to the guest: for tests that look at them */
 	bool single; /* leave: the next instruction is the interpreter's */
 	struct interpreted slow; /* of a slow access under way */
+	struct lockstep *lockstep; /* verify.c */
 };
 
 /* The state of one translation. */
@@ -242,6 +245,9 @@ static inline void *arena_at(const struct translator *t, uint32_t offset)
 void translator_lock(struct translator *t, struct vcpu *v);
 void translator_unlock(struct translator *t);
 uint32_t flavour_of(const struct vcpu *v);
+void translator_go_inside(struct vcpu *v); /* from here until go_outside nobody flushes the cache */
+void translator_go_outside(struct vcpu *v);
+void translator_enter(struct vcpu *v, const struct block *b);
 bool engine_can_translate(const struct vcpu *v);
 void translator_flush(struct vcpu *v); /* vCPU thread, outside translated code */
 static inline struct translator *translator_of(const struct vcpu *v)

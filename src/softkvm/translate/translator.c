@@ -140,7 +140,7 @@ static void wait_until_outside(struct vcpu *self, struct vcpu *other)
 }
 
 /* Before this vCPU holds addresses of translated code. */
-static void go_inside(struct vcpu *v)
+void translator_go_inside(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 
@@ -161,7 +161,7 @@ void translator_flush(struct vcpu *v)
 
 	atomic_store(&translator_part(v)->inside, false);
 	if (atomic_exchange(&t->stopping, true))
-		return; /* another vCPU is at it; go_inside() waits for it */
+		return; /* another vCPU is at it; translator_go_inside() waits for it */
 	for (unsigned k = 0; k < count; k++)
 		wait_until_outside(v, v->vm->vcpu[k]);
 	translator_lock(t, v);
@@ -175,7 +175,12 @@ void translator_flush(struct vcpu *v)
 
 /* --- running --- */
 
-static void enter_translated(struct vcpu *v, const uint8_t *code)
+void translator_go_outside(struct vcpu *v)
+{
+	atomic_store(&translator_part(v)->inside, false);
+}
+
+void translator_enter(struct vcpu *v, const struct block *b)
 {
 	void (*enter)(struct vcpu *, const uint8_t *) = (void *)translator_of(v)->enter;
 
@@ -184,7 +189,7 @@ static void enter_translated(struct vcpu *v, const uint8_t *code)
 	flags_from_vcpu(v);
 	fault_thread(v);
 	v->fpu->guest_ip = fault_guest_ip;
-	enter(v, code);
+	enter(v, b->straight);
 }
 
 static void interpret_single(struct vcpu *v)
@@ -231,11 +236,11 @@ static void run_translated(struct vcpu *v)
 	do {
 		if (vt->t->want_flush)
 			translator_flush(v);
-		go_inside(v);
+		translator_go_inside(v);
 		vt->single = false;
 		b = engine_can_translate(v) ? block_get(v, v->rip) : NULL;
 		if (b)
-			enter_translated(v, b->straight);
+			translator_enter(v, b);
 		if (!b || vt->single)
 			interpret_single(v);
 	} while (atomic_load_explicit(&v->cont, memory_order_relaxed) && !v->shadow);
