@@ -334,20 +334,10 @@ static void single_steps(void **state)
 	assert_int_equal(regs_of(f).rflags & 0x100, 0); /* the guest's TF was never set */
 }
 
-static void software_breakpoints(void **state)
-{
-	struct fixture *f = *state;
-	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP };
-
-	LOAD(f, guest_steps);
-	assert_int_equal(kvm_vcpu_ioctl(f->vcpu, KVM_SET_GUEST_DEBUG, &debug), 0);
-	assert_int_equal(run(f), KVM_EXIT_DEBUG);
-	assert_int_equal(f->run->debug.arch.exception, 3);
-	assert_int_equal(f->run->debug.arch.pc, CODE + 10);
-	assert_int_equal(regs_of(f).rip, CODE + 10);
-}
-
-/* QEMU's TCG as the processor under the kernel's KVM: its SVM does not arm a guest's breakpoint registers. */
+/*
+ * QEMU's TCG as the processor under the kernel's KVM: its SVM neither intercepts INT3 nor arms a guest's breakpoint
+ * registers.
+ */
 static bool is_on_tcg(struct fixture *f)
 {
 	uint32_t a = 0x40000000, b, c, d;
@@ -356,15 +346,34 @@ static bool is_on_tcg(struct fixture *f)
 	return !kvm_is_soft(f->kvm) && b == 0x54474354;
 }
 
+static void no_breakpoints_on_tcg(struct fixture *f)
+{
+	if (is_on_tcg(f)) {
+		print_message("the emulated processor has no breakpoints for guests\n");
+		skip();
+	}
+}
+
+static void software_breakpoints(void **state)
+{
+	struct fixture *f = *state;
+	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP };
+
+	no_breakpoints_on_tcg(f);
+	LOAD(f, guest_steps);
+	assert_int_equal(kvm_vcpu_ioctl(f->vcpu, KVM_SET_GUEST_DEBUG, &debug), 0);
+	assert_int_equal(run(f), KVM_EXIT_DEBUG);
+	assert_int_equal(f->run->debug.arch.exception, 3);
+	assert_int_equal(f->run->debug.arch.pc, CODE + 10);
+	assert_int_equal(regs_of(f).rip, CODE + 10);
+}
+
 static void hardware_breakpoints(void **state)
 {
 	struct fixture *f = *state;
 	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
 
-	if (is_on_tcg(f)) {
-		print_message("the emulated processor has no breakpoints for guests\n");
-		skip();
-	}
+	no_breakpoints_on_tcg(f);
 	LOAD(f, guest_steps);
 	debug.arch.debugreg[1] = CODE + 4; /* LOOP */
 	debug.arch.debugreg[7] = 0x404;
