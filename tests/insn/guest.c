@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "softkvm/interpret/cpuid.h"
+#include "softkvm/translate/translate.h"
 #include "x86/insn_row.h"
 
 enum { PAGE_TABLES = 0x100000, CPUID_MAX = 100 };
@@ -55,6 +56,8 @@ int guest_start(const char *name)
 
 	if (err)
 		return err;
+	if (engine == &engine_translate)
+		((struct vcpu_translator *)guest.v->translator)->raises_out = true;
 	err = offer_features(guest.v);
 	if (err)
 		return err;
