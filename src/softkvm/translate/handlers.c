@@ -213,15 +213,18 @@ static bool refill_stack(struct vcpu *v, gva_t gva)
 	return true;
 }
 
-/* Faults that come before the #PF of a missing page: #GP for a misaligned vector, #MF for a pending x87 exception. */
-static bool may_fault_before_access(const struct site *s, gva_t gva)
+/*
+ * Faults that come before the #PF of a missing page: #GP for a misaligned vector, #MF for a pending x87 exception. And
+ * masked accesses, which need not fault at all.
+ */
+static bool may_fault_otherwise(const struct site *s, gva_t gva)
 {
 	uint16_t fsw;
 
 	if (!s->uses_unit)
-		return false;
+		return s->is_masked;
 	__asm__ volatile("fnstsw %0" : "=a"(fsw));
-	return fsw & 0x80 || (s->size >= 16 && gva & (s->size - 1u));
+	return fsw & 0x80 || s->is_masked || (s->size >= 16 && gva & (s->size - 1u));
 }
 
 /* HVA of one access of the site's instruction, or NULL: the slow way. */
@@ -243,7 +246,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	void *p;
 
 	t->misses++;
-	p = is_canonical(v, gva) && !may_fault_before_access(s, gva) ? resolve_access(v, s, gva) : NULL;
+	p = is_canonical(v, gva) && !may_fault_otherwise(s, gva) ? resolve_access(v, s, gva) : NULL;
 	if (!p)
 		return slow_access(v, s);
 	if (has_flushed(v))

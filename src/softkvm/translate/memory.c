@@ -87,6 +87,7 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 	s->size = (uint16_t)c->size;
 	s->is_write = c->write;
 	s->is_stack = c->stack;
+	s->is_masked = x->insn->i.row->attrs & INSN_MASKED;
 	if (c->leader) {
 		s->own_size = c->leader->size;
 		s->own_offset = (uint16_t)c->own_offset;

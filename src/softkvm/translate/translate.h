@@ -106,6 +106,7 @@ struct site {
 	uint16_t own_offset;
 	bool own_write, is_write, is_stack;
 	bool uses_unit;		/* x87, MMX or SSE: may fault before its access does */
+	bool is_masked;		/* parts of the access do not happen, and cannot fault */
 	bool ends;		/* it is the block's last */
 	uint32_t probe_rel32;	/* cache offset of the jump from a stack probe back */
 	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
