@@ -31,7 +31,8 @@ struct site *site_new(struct xlat *x)
 	s->block = arena_offset(x->t, x->block);
 	s->at = x->insn->at;
 	s->rsp_adj = x->rsp_before;
-	s->uses_unit = x->insn->i.row->attrs & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX);
+	s->uses_unit = x->insn->i.row->attrs & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX) ||
+		       x->insn->i.row->sem == SEM_CMPXCHG16B;
 	if (x->block->view2)
 		s->insn = interpreted_new(x);
 	x->site[x->sites++] = s;

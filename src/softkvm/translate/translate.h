@@ -105,7 +105,7 @@ struct site {
 	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
 	uint16_t own_offset;
 	bool own_write, is_write, is_stack;
-	bool uses_unit;		/* x87, MMX or SSE: may fault before its access does */
+	bool uses_unit;		/* x87, MMX, SSE, CMPXCHG16B: may fault before its access does */
 	bool is_masked;		/* parts of the access do not happen, and cannot fault */
 	bool ends;		/* it is the block's last */
 	uint32_t probe_rel32;	/* cache offset of the jump from a stack probe back */
