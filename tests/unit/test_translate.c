@@ -24,7 +24,8 @@ static struct random rnd;
 static uint64_t seed = 1;
 static unsigned programs = 3000;
 
-enum { DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 2 };
+enum { PAGE_WRITABLE, PAGE_READONLY, PAGE_MISSING };
+enum { PAGE_TABLE = 0x40000, DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 2 };
 
 struct program {
 	uint8_t code[MAX_PROGRAM];
@@ -32,6 +33,7 @@ struct program {
 	uint64_t gpr[16], rflags;
 	uint8_t data[DATA_SIZE];
 	uint8_t vectors[VECTOR_STATE];
+	uint8_t page[DATA_SIZE / 4096];
 };
 
 /* Registers that stay pointers into the data area throughout a program. */
@@ -180,10 +182,32 @@ static void make_program(struct program *p)
 		memcpy(p->data + k, &x, 8);
 	}
 	make_vectors(p);
+	for (unsigned k = 0; k < sizeof(p->page); k++)
+		p->page[k] = (uint8_t)(random_below(&rnd, 12) ? PAGE_WRITABLE : 1 + random_below(&rnd, 2));
+}
+
+/* The first 2 MiB by 4 KiB pages, those of the data area as the program says: writable, read-only or missing. */
+static void map_data(struct harness *h, const struct program *p)
+{
+	uint64_t pde = PAGE_TABLE | PTE_P | PTE_W | PTE_U;
+
+	for (unsigned k = 0; k < 512; k++) {
+		uint64_t pte = (uint64_t)k << PAGE_SHIFT | PTE_P | PTE_W | PTE_U;
+		unsigned page = k - HARNESS_DATA / PAGE_SIZE;
+
+		if (page < DATA_SIZE / PAGE_SIZE && p->page[page] == PAGE_READONLY)
+			pte &= ~PTE_W;
+		if (page < DATA_SIZE / PAGE_SIZE && p->page[page] == PAGE_MISSING)
+			pte = 0;
+		memcpy(h->ram + PAGE_TABLE + 8 * k, &pte, 8);
+	}
+	memcpy(h->ram + HARNESS_TABLES + 0x2000, &pde, 8);
+	mmu_flush_all(h->v);
 }
 
 static void load(struct harness *h, const struct program *p)
 {
+	map_data(h, p);
 	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
 	h->v->rflags = p->rflags;
 	h->v->rip = HARNESS_CODE;
@@ -234,10 +258,13 @@ static void normalize(struct xsave_area *x)
 
 static bool differ(const struct program *p, int ra, int rb)
 {
-	bool bad = ra != rb || a.v->rip != b.v->rip;
+	bool bad = ra != rb || a.v->rip != b.v->rip ||
+		   (ra == VEC_PF && (a.v->exception_payload != b.v->exception_payload ||
+				     a.v->exception_error != b.v->exception_error));
 
 	if (bad)
-		printf("result %d, %d; rip %lx, %lx\n", ra, rb, a.v->rip, b.v->rip);
+		printf("result %d, %d; rip %lx, %lx; address %lx, %lx; error %x, %x\n", ra, rb, a.v->rip, b.v->rip,
+		       a.v->exception_payload, b.v->exception_payload, a.v->exception_error, b.v->exception_error);
 	for (unsigned k = 0; k < 16; k++)
 		if (a.v->gpr[k] != b.v->gpr[k]) {
 			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);

@@ -154,7 +154,7 @@ static void note_explicit(struct xlat *x, const struct walk_state *w, unsigned i
 	const struct operand *o = memory_operand_of(i);
 	struct access a = { .insn = (uint8_t)insn, .base = NO_ROOT, .index = NO_ROOT, .seg = i->mem.seg };
 
-	if (!o || !o->size || o->size > 64 || i->mem.addr_size != 8 || i->mem.vsib || !i->has_modrm)
+	if (!o || !o->size || o->size > 64 || i->mem.addr_size != 8 || i->mem.vsib || !i->has_modrm || i->row->attrs & INSN_MASKED)
 		return;
 	a.disp = i->mem.disp;
 	a.size = (uint8_t)o->size;
