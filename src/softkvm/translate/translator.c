@@ -192,11 +192,11 @@ void translator_enter(struct vcpu *v, const struct block *b)
 	enter(v, b->straight);
 }
 
-static void interpret_single(struct vcpu *v)
+static void interpret(struct vcpu *v, bool single)
 {
 	if (v->fpu_live)
 		fpu_leave(v);
-	engine_interpret.run(v, true);
+	engine_interpret.run(v, single);
 }
 
 static void copy_buffer(void **to, void *const *from)
@@ -242,7 +242,7 @@ static void run_translated(struct vcpu *v)
 		if (b)
 			translator_enter(v, b);
 		if (!b || vt->single)
-			interpret_single(v);
+			interpret(v, v->mode == MODE_64);
 	} while (atomic_load_explicit(&v->cont, memory_order_relaxed) && !v->shadow);
 }
 
@@ -251,7 +251,7 @@ static void translate_run(struct vcpu *v, bool single)
 	struct vcpu_translator *vt = (void *)v->translator;
 
 	if (single) {
-		interpret_single(v);
+		interpret(v, true);
 		return;
 	}
 	copy_buffer(vt->outer, v->leave_buf);
@@ -334,9 +334,15 @@ static int translate_vcpu_init(struct vcpu *v)
 	return 0;
 }
 
+/* In the modes that the interpreter runs it may be inside a block of the bytes. */
 static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
 {
+	unsigned count = atomic_load(&vm->vcpu_count);
+
 	blocks_invalidate(vm->engine_data, fault_thread_vcpu(), gpa, len);
+	for (unsigned k = 0; k < count; k++)
+		if (vm->vcpu[k] && __atomic_load_n(&vm->vcpu[k]->mode, __ATOMIC_RELAXED) != MODE_64)
+			atomic_store(&vm->vcpu[k]->cont, 0);
 }
 
 const struct engine engine_translate = {
