@@ -174,6 +174,7 @@ struct vcpu {
 	uint32_t guest_debug;			/* KVM_GUESTDBG_* */
 	uint64_t debug_pending;			/* DR6 bits of traps the instruction has met: #DB at the boundary */
 	uint64_t debug_dr[8];			/* hardware breakpoints of KVM_SET_GUEST_DEBUG */
+	uint32_t pauses;			/* PAUSEs until the next yield: interpret/mov.c */
 	uint64_t exits, steps;			/* counters */
 };
 

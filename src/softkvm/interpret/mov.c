@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Moves between registers, memory and immediates; extensions; single flags; table look-up. */
+#include <sched.h>
+
 #include "softkvm/interpret/fast.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
@@ -136,8 +138,19 @@ void op_nop(struct vcpu *v, const struct insn *i)
 {
 }
 
+/*
+ * A vCPU that pauses waits for another one, which may want this very processor: after some rounds, yield it, as
+ * hardware's pause-loop exits have a hypervisor do. The translator counts on its own and comes here to yield.
+ */
 void op_pause(struct vcpu *v, const struct insn *i)
 {
+	enum { PAUSES_PER_YIELD = 64 };
+
+	if ((int32_t)--v->pauses > 0)
+		return;
+	v->pauses = PAUSES_PER_YIELD;
+	if (v->vm->vcpu_count > 1)
+		sched_yield();
 }
 
 void op_prefetch(struct vcpu *v, const struct insn *i)

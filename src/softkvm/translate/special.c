@@ -107,10 +107,6 @@ bool translate_special(struct xlat *x)
 		emit_alu_mem_imm(&x->hot, 4, i->row->sem == SEM_STD ? ALU_OR : ALU_AND, mem_base(ENV, ENV_OFF(rflags)),
 				 i->row->sem == SEM_STD ? FLAG_DF : ~FLAG_DF);
 		return true;
-	case SEM_PAUSE:
-		emit_u8(&x->hot, 0xf3);
-		emit_u8(&x->hot, 0x90);
-		return true;
 	case SEM_NOP:
 	case SEM_PREFETCH:
 		return true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * System instructions that kernels execute all the time, inline: CLI, STI, PUSHF, RDTSC, RDTSCP. Each checks at run time
+ * System instructions that kernels execute all the time, inline: CLI, STI, PUSHF, RDTSC, RDTSCP; and PAUSE. Each checks at run time
  * that it is the plain case (CPL 0, no interrupt waiting, TSC not restricted) and has the interpreter execute it otherwise.
  *
  * STI without a waiting interrupt needs no shadow, provided that nobody looks for interrupts before the next
@@ -39,6 +39,18 @@ static void translate_cli(struct xlat *x)
 	begin(x);
 	unless_cpl0(x);
 	emit_alu_mem_imm(&x->hot, 4, ALU_AND, mem_base(ENV, ENV_OFF(rflags)), ~FLAG_IF);
+}
+
+/* Every so many times the interpreter's, which lets another vCPU have the processor. */
+static void translate_pause(struct xlat *x)
+{
+	emit_u8(&x->hot, 0xf3);
+	emit_u8(&x->hot, 0x90);
+	if (x->v->vm->vcpu_count < 2)
+		return;
+	begin(x);
+	emit_alu_mem_imm(&x->hot, 4, ALU_SUB, mem_base(ENV, ENV_OFF(pauses)), 1);
+	cold_interpret(x, 2);
 }
 
 static bool translate_sti(struct xlat *x)
@@ -103,6 +115,10 @@ bool translate_system(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
 
+	if (i->row->sem == SEM_PAUSE) {
+		translate_pause(x);
+		return true;
+	}
 	if (i->mode != MODE_64)
 		return false;
 	switch (i->row->sem) {
