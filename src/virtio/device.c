@@ -114,12 +114,7 @@ static int start(struct virtio_device *d)
 
 uint8_t virtio_get_status(struct virtio_device *d)
 {
-	uint8_t status;
-
-	pthread_mutex_lock(&d->lock);
-	status = d->status;
-	pthread_mutex_unlock(&d->lock);
-	return status;
+	return atomic_load(&d->status);
 }
 
 /* FEATURES_OK stands only for a subset of the offer that has VERSION_1: we have no legacy interface (2.2.3). */
@@ -247,8 +242,8 @@ void virtio_queue_failed(struct virtio_queue *queue)
 		return;
 	queue->reported = true;
 	log_warn("%s: queue %u quarantined: %s", d->type->name, queue->index, virtq_error_name(queue->ring.error));
-	/* Not under the lock: stop() may be waiting for this very thread while it holds it. Readers see a byte. */
-	__atomic_fetch_or(&d->status, (uint8_t)VIRTIO_CONFIG_S_NEEDS_RESET, __ATOMIC_RELEASE);
+	/* Not under the lock: stop() may be waiting for this very thread while it holds it. */
+	atomic_fetch_or(&d->status, (uint8_t)VIRTIO_CONFIG_S_NEEDS_RESET);
 	d->transport->config_changed(d->transport_opaque);
 }
 

@@ -70,7 +70,7 @@ struct virtio_device {
 	pthread_mutex_t lock;
 	/* protected by lock */
 	uint64_t accepted; /* by the driver; what is negotiated once FEATURES_OK stands */
-	uint8_t status;
+	_Atomic uint8_t status; /* NEEDS_RESET may be set without the lock */
 	bool started;
 	_Atomic uint8_t config_generation;
 };
