@@ -197,6 +197,7 @@ static void load_target(struct xlat *x)
 	if (o->kind == OPK_MEM) {
 		memory_operand(x, 8, false);
 		emit_load(&x->hot, 8, ADDR, x->mem);
+		x->addr_group = NO_GROUP; /* its HVA is no longer there for the push */
 	} else {
 		reg_load(x, 8, ADDR, o->reg);
 	}
