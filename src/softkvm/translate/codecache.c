@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
  * A memfd mapped twice, RW and RX, at addresses the kernel chose. Hot code (the straight path of blocks) fills the
- * lower half, cold code (misses, side exits) the upper, so that cold bytes do not dilute the instruction cache. Pages are populated a megabyte at a time: taken singly, a first touch costs as much as translating ten blocks.
+ * lower part, cold code (misses, side exits) the upper, so that cold bytes do not dilute the instruction cache. Pages are populated a megabyte at a time: taken singly, a first touch costs as much as translating ten blocks.
  *
  * There is one owner of the cursors at a time: the translator's lock.
  */
@@ -13,11 +13,11 @@
 
 enum { POPULATE_STEP = 1 << 20 };
 
-int codecache_init(struct codecache *c, uint64_t size)
+int codecache_init(struct codecache *c, uint64_t size, uint64_t split)
 {
 	int fd = memfd_create("guise-code", MFD_CLOEXEC), err;
 
-	*c = (struct codecache){ .size = size };
+	*c = (struct codecache){ .size = size, .split = split };
 	if (fd < 0)
 		return -errno;
 	if (ftruncate(fd, (off_t)size)) {
@@ -66,7 +66,7 @@ bool codecache_begin(struct codecache *c, struct emit *hot, struct emit *cold, u
 {
 	uint64_t start = (c->hot + 15) & ~15ull;
 
-	if (start + room > c->size / 2 || c->cold + room > c->size)
+	if (start + room > c->split || c->cold + room > c->size)
 		return false;
 	make_ready(c, &c->hot_ready, start + room);
 	make_ready(c, &c->cold_ready, c->cold + room);
@@ -84,7 +84,7 @@ void codecache_commit(struct codecache *c, const struct emit *hot, const struct 
 void codecache_flush(struct codecache *c)
 {
 	c->hot = c->fixed;
-	c->cold = c->size / 2;
+	c->cold = c->split;
 }
 
 void codecache_fix(struct codecache *c)

@@ -12,13 +12,13 @@
 
 struct codecache {
 	uint8_t *rw, *rx;
-	uint64_t size;
+	uint64_t size, split; /* hot code below split, cold code from there on */
 	uint64_t fixed;	     /* bytes at the start that outlive every flush: the trampolines */
-	uint64_t hot, cold;  /* next free byte of the lower half, of the upper half */
+	uint64_t hot, cold;  /* next free byte of each */
 	uint64_t hot_ready, cold_ready; /* backed with pages so far */
 };
 
-int codecache_init(struct codecache *c, uint64_t size); /* 0/-errno */
+int codecache_init(struct codecache *c, uint64_t size, uint64_t split); /* multiples of 1 MiB; 0/-errno */
 void codecache_deinit(struct codecache *c);
 /* Cursors for one block; false: the cache is full. Every block gets room for at least `room` bytes of each kind. */
 bool codecache_begin(struct codecache *c, struct emit *hot, struct emit *cold, unsigned room);

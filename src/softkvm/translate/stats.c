@@ -31,7 +31,8 @@ void stats_log(const struct translator *t)
 	uint64_t below = UINT64_MAX;
 
 	log_debug("translate: %" PRIu64 " blocks of %" PRIu64 " instructions in %" PRIu64 " bytes; %" PRIu64
-		  " invalidated, %" PRIu64 " flushes", t->blocks, t->guest_insns, t->host_bytes, t->invalidated, t->flushes);
+		  " invalidated, %" PRIu64 " flushes; cold code %" PRIu64 ", descriptions %" PRIu64 " bytes", t->blocks, t->guest_insns,
+		  t->host_bytes, t->invalidated, t->flushes, t->cache.cold - t->cache.split, t->arena.used);
 	log_debug("translate: misses: %" PRIu64 " TLB (%" PRIu64 " slow), %" PRIu64 " jump cache, %" PRIu64 " page check; %"
 		  PRIu64 " links, %" PRIu64 " host faults", t->misses, t->slow_accesses, t->indirect_misses,
 		  t->entry_misses, t->links, t->host_faults);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * System instructions that kernels execute all the time, inline: CLI, STI, PUSHF, RDTSC, RDTSCP; and PAUSE. Each checks at run time
+ * System instructions that kernels execute all the time, inline: CLI, STI, PUSHF, RDTSC, SWAPGS and their like, and
+ * PAUSE. Each checks at run time
  * that it is the plain case (CPL 0, no interrupt waiting, TSC not restricted) and has the interpreter execute it otherwise.
  *
  * STI without a waiting interrupt needs no shadow, provided that nobody looks for interrupts before the next
@@ -111,6 +112,59 @@ static void translate_rdtsc(struct xlat *x)
 		emit_load(e, 4, GUEST_RCX, mem_base(ENV, ENV_OFF(tsc_aux)));
 }
 
+static struct host_mem segment_base(unsigned seg)
+{
+	return mem_base(ENV, ENV_OFF(seg[0].base) + (int32_t)(seg * sizeof(struct x86_seg)));
+}
+
+static void translate_swapgs(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+
+	begin(x);
+	unless_cpl0(x);
+	groups_forget(x);
+	emit_load(e, 8, SCRATCH, segment_base(SEG_GS));
+	emit_load(e, 8, ADDR, mem_base(ENV, ENV_OFF(kernel_gs_base)));
+	emit_store(e, 8, mem_base(ENV, ENV_OFF(kernel_gs_base)), SCRATCH);
+	emit_store(e, 8, segment_base(SEG_GS), ADDR);
+}
+
+static void unless_fsgsbase(struct xlat *x)
+{
+	begin(x);
+	emit_rm(&x->hot, 0xf7, 0, mem_base(ENV, ENV_OFF(cr4))); /* test dword, imm32 */
+	emit_u32(&x->hot, CR4_FSGSBASE);
+	cold_interpret(x, 4);
+}
+
+static void translate_read_base(struct xlat *x, unsigned seg)
+{
+	const struct operand *o = &x->insn->i.operand[0];
+
+	unless_fsgsbase(x);
+	x->addr_group = NO_GROUP;
+	emit_load(&x->hot, o->size, ADDR, segment_base(seg));
+	reg_store(x, o->reg, ADDR);
+}
+
+/* A base that is not canonical is the interpreter's: it raises #GP. */
+static void translate_write_base(struct xlat *x, unsigned seg)
+{
+	const struct operand *o = &x->insn->i.operand[0];
+	struct emit *e = &x->hot;
+
+	unless_fsgsbase(x);
+	groups_forget(x);
+	reg_load(x, o->size, ADDR, o->reg);
+	emit_mov(e, 8, SCRATCH, ADDR);
+	emit_shift_imm(e, 8, SHIFT_SHL, SCRATCH, 16);
+	emit_shift_imm(e, 8, SHIFT_SAR, SCRATCH, 16);
+	emit_alu_rr(e, 8, ALU_CMP, SCRATCH, ADDR);
+	cold_interpret(x, 5);
+	emit_store(e, 8, segment_base(seg), ADDR);
+}
+
 bool translate_system(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
@@ -135,6 +189,21 @@ bool translate_system(struct xlat *x)
 	case SEM_RDTSC:
 	case SEM_RDTSCP:
 		translate_rdtsc(x);
+		return true;
+	case SEM_SWAPGS:
+		translate_swapgs(x);
+		return true;
+	case SEM_RDFSBASE:
+		translate_read_base(x, SEG_FS);
+		return true;
+	case SEM_RDGSBASE:
+		translate_read_base(x, SEG_GS);
+		return true;
+	case SEM_WRFSBASE:
+		translate_write_base(x, SEG_FS);
+		return true;
+	case SEM_WRGSBASE:
+		translate_write_base(x, SEG_GS);
 		return true;
 	default:
 		return false;

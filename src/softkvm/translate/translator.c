@@ -18,7 +18,9 @@
 #include "softkvm/translate/fault.h"
 #include "softkvm/translate/translate.h"
 
-enum { CACHE_SIZE = 64 << 20, ARENA_SIZE = 64 << 20, ARENA_STEP = 1 << 20, ARENA_FIRST = 64 };
+/* In the proportion in which kernels and programs fill them; together the most that a VM's translations take. */
+enum { CACHE_SIZE = 36 << 20, CACHE_SPLIT = 24 << 20, ARENA_SIZE = 40 << 20 };
+enum { ARENA_STEP = 1 << 20, ARENA_FIRST = 64 };
 
 /* --- memory --- */
 
@@ -291,7 +293,7 @@ static int translate_vm_init(struct vm *vm)
 	if (!t)
 		return -ENOMEM;
 	vm->engine_data = t;
-	err = codecache_init(&t->cache, CACHE_SIZE);
+	err = codecache_init(&t->cache, CACHE_SIZE, CACHE_SPLIT);
 	if (!err)
 		err = arena_init(&t->arena);
 	if (!err)
