@@ -124,7 +124,7 @@ static void check_memory(void)
 	say("Memory", state, NULL);
 	snprintf(state, sizeof(state), "%ld of %ld kB, %ld free", pages, page_kb, meminfo("HugePages_Free"));
 	say("Huge pages", pages > 0 ? state : "none reserved",
-	    pages > 0 ? "use them with --mem-dir /dev/hugepages" : "optional: sysctl vm.nr_hugepages=N");
+	    pages > 0 ? "guest memory takes them when enough are free" : "optional: sysctl vm.nr_hugepages=N");
 }
 
 static void check_kernel(void)

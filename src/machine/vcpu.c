@@ -155,8 +155,11 @@ void vcpus_stop(struct machine *m)
 		if (m->cpu[k].is_started)
 			kvm_vcpu_kick(m->cpu[k].vcpu);
 	for (unsigned k = 0; k < m->config.cpu_count; k++)
-		if (m->cpu[k].is_started)
+		if (m->cpu[k].is_started) {
 			pthread_join(m->cpu[k].thread, NULL);
+			log_debug("%s: vCPU %u left the guest %llu times", m->config.name, k,
+				  (unsigned long long)m->cpu[k].exits);
+		}
 }
 
 void vcpus_free(struct machine *m)

@@ -3,6 +3,9 @@
  * Backing for guest RAM: a memfd (or an unlinked file in a directory, such as a hugetlbfs mount), mapped shared so
  * that another process can be given the same pages.
  *
+ * Huge pages are used when enough of them are reserved and free on this host: the mapping reserves them, so it fails at
+ * once, and not when the guest runs, if there are too few. Then it is ordinary pages.
+ *
  * Populating: a first touch costs a page fault, which on a nested or emulated host is far dearer than the zeroing
  * itself. MADV_POPULATE_WRITE takes many pages per kernel entry; it goes in steps so that a signal is not held up for
  * seconds. A kernel without it (before 5.14) leaves the pages to be touched one by one.
@@ -11,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -20,11 +24,51 @@
 
 enum { POPULATE_STEP = 64 << 20 };
 
-static int backing_open(const char *name, const char *dir)
-{
-	int fd = dir ? open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : memfd_create(name, MFD_CLOEXEC);
+enum { HUGE_PAGE = 2 << 20 };
 
-	return fd < 0 ? -errno : fd;
+struct backing {
+	int fd;
+	uint8_t *hva;
+};
+
+/* Map `fd`, which is this function's from here on: closed on failure. */
+static int map_backing(int fd, uint64_t size, int flags, struct backing *out)
+{
+	void *map = MAP_FAILED;
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	if (!ftruncate(fd, size))
+		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
+	if (map == MAP_FAILED) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	*out = (struct backing){fd, map};
+	return 0;
+}
+
+static int map_huge(const char *name, uint64_t size, struct backing *out)
+{
+	if (size % HUGE_PAGE)
+		return -EINVAL;
+	return map_backing(memfd_create(name, MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB), size, 0, out);
+}
+
+static int map_file_in(const char *dir, uint64_t size, struct backing *out)
+{
+	return map_backing(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), size, 0, out);
+}
+
+static int map_plain(const char *name, uint64_t size, struct backing *out)
+{
+	int err = map_backing(memfd_create(name, MFD_CLOEXEC), size, MAP_NORESERVE, out);
+
+	if (!err)
+		madvise(out->hva, size, MADV_HUGEPAGE); /* a wish: refused where shared memory has no huge pages */
+	return err;
 }
 
 static int populate_all(uint8_t *hva, uint64_t size)
@@ -39,36 +83,24 @@ static int populate_all(uint8_t *hva, uint64_t size)
 
 int ram_alloc(const char *name, uint64_t size, const char *dir, bool populate, uint8_t **hva, int *fd)
 {
-	void *map;
-	int err = 0, file;
+	struct backing backing;
+	int err;
 
 	if (!size || size % PAGE_SIZE)
 		return -EINVAL;
-	file = backing_open(name, dir);
-	if (file < 0)
-		return file;
-	if (ftruncate(file, size)) {
-		err = -errno;
-		goto close_file;
+	err = dir ? map_file_in(dir, size, &backing) : map_huge(name, size, &backing);
+	if (err && !dir)
+		err = map_plain(name, size, &backing);
+	if (!err && populate) {
+		err = populate_all(backing.hva, size);
+		if (err)
+			ram_free(backing.hva, size, backing.fd);
 	}
-	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
-	if (map == MAP_FAILED) {
-		err = -errno;
-		goto close_file;
-	}
-	madvise(map, size, MADV_HUGEPAGE); /* a wish: refused where shared memory has no huge pages */
-	if (populate)
-		err = populate_all(map, size);
 	if (err)
-		goto unmap;
-	*hva = map;
-	*fd = file;
+		return err;
+	*hva = backing.hva;
+	*fd = backing.fd;
 	return 0;
-unmap:
-	munmap(map, size);
-close_file:
-	close(file);
-	return err;
 }
 
 void ram_free(uint8_t *hva, uint64_t size, int fd)
