@@ -44,7 +44,7 @@ def test():
     kernel = vm.need_guest(flavour)
     with tempfile.TemporaryDirectory() as scratch:
         initrd = vm.make_initrd(f"{scratch}/initrd", {"bin/work": work} if work else {})
-        with vm.Vm(guise, engine, kernel, initrd, cpus=int(cpus), time_limit=900) as guest:
+        with vm.Vm(guise, engine, kernel, initrd, cpus=int(cpus), time_limit=900 if engine != "verify" else 7200) as guest:
             guest.boot()
             log = check_machine(guest, int(cpus))
             if work:
