@@ -2,7 +2,7 @@
 /*
  * The translator against the interpreter: random programs of every row of the instruction table that user mode may
  * execute, in blocks of random length with forward branches, run on both from the same state and compared: registers,
- * flags, memory, vector state, exceptions. Seed and count may be given as arguments.
+ * flags, memory, vector state, exceptions. Some are loops whose pointers move. Seed and count may be given as arguments.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -142,6 +142,29 @@ static void make_vectors(struct program *p)
 	memcpy(p->vectors + 512, &xstate, 8);
 }
 
+static void put_code(struct program *p, const void *bytes, unsigned n)
+{
+	memcpy(p->code + p->size, bytes, n);
+	p->size += n;
+}
+
+/* Pointers that move, then back to the start until R14, which is an index too, is zero. */
+static void make_loop(struct program *p)
+{
+	static const uint8_t moves[][4] = {
+		{0x48, 0x83, 0xc3, 8}, {0x49, 0x83, 0xc1, 0xf8}, {0x4d, 0x8d, 0x6d, 4}, {0x48, 0x83, 0xed, 16}
+	}; /* add rbx, 8; add r9, -8; lea r13, [r13+4]; sub rbp, 16 */
+	static const uint8_t again[] = {0x41, 0x83, 0xee, 0x01, 0x0f, 0x85}; /* sub r14d, 1; jnz start */
+	int32_t back;
+
+	for (unsigned k = 0; k < 4; k++)
+		if (random_below(&rnd, 2))
+			put_code(p, moves[k], 4);
+	put_code(p, again, sizeof(again));
+	back = -(int32_t)(p->size + 4);
+	put_code(p, &back, 4);
+}
+
 /* jcc over the next instruction, now and then. */
 static void make_program(struct program *p)
 {
@@ -165,6 +188,8 @@ static void make_program(struct program *p)
 	}
 	if (jump_at)
 		p->code[jump_at - 1] = (uint8_t)(p->size - jump_at);
+	if (!random_below(&rnd, 3))
+		make_loop(p);
 	p->code[p->size++] = 0x0f; /* UD2 ends it */
 	p->code[p->size++] = 0x0b;
 	for (unsigned k = 0; k < 16; k++)
@@ -174,7 +199,7 @@ static void make_program(struct program *p)
 	p->gpr[R13] = HARNESS_DATA + 0x1000 + random_below(&rnd, 0x3000);
 	p->gpr[R9] = HARNESS_DATA + 0x2000 - 16 + random_below(&rnd, 32);
 	p->gpr[RBX] = HARNESS_DATA + 0x1000 + (random_u64(&rnd) & 0x1fc0);
-	p->gpr[R14] = random_below(&rnd, 64);
+	p->gpr[R14] = 1 + random_below(&rnd, 64);
 	p->rflags = (random_u64(&rnd) & FLAGS_STATUS) | FLAG_FIXED;
 	for (unsigned k = 0; k < DATA_SIZE; k += 8) {
 		uint64_t x = random_u64(&rnd);

@@ -275,9 +275,23 @@ static void view_invalidate(struct translator *t, struct code_view *w, uint64_t 
 		}
 }
 
-void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint64_t len)
+/* A vCPU may be going round in a dead block that is its own loop: have it come out and look. */
+static void bring_out_others(struct vm *vm, struct vcpu *self)
 {
+	unsigned count = atomic_load(&vm->vcpu_count);
+
+	for (unsigned k = 0; k < count; k++)
+		if (vm->vcpu[k] && vm->vcpu[k] != self)
+			atomic_store(&vm->vcpu[k]->cont, 0);
+}
+
+void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len)
+{
+	struct translator *t = vm->engine_data;
+	uint64_t dead;
+
 	translator_lock(t, self);
+	dead = t->invalidated;
 	while (len) {
 		gpa_t page = gpa & PAGE_MASK;
 		uint64_t part = PAGE_SIZE - (gpa - page);
@@ -290,7 +304,10 @@ void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint6
 		gpa += part;
 		len -= part;
 	}
+	dead = t->invalidated - dead;
 	translator_unlock(t);
+	if (dead)
+		bring_out_others(vm, self);
 }
 
 struct block *block_by_code(struct translator *t, uint32_t at)

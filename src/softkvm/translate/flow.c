@@ -125,6 +125,22 @@ static void side_exit(struct xlat *x, unsigned cc, gva_t target)
 	exit_direct(x, &x->cold, target);
 }
 
+/* Back to the head of a block that is its own loop, streams kept; flags are in the host's. */
+static void loop_back(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+	uint8_t *poll;
+
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(cont)));
+	poll = emit_jrcxz_forward(e);
+	emit_jmp(e, x->loop_head);
+	emit_patch8(e, poll, emit_here(e));
+	emit_jmp(e, emit_here(&x->cold));
+	emit_flags_store(&x->cold);
+	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, x->block));
+	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
+}
+
 static void translate_jcc(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
@@ -136,7 +152,10 @@ static void translate_jcc(struct xlat *x)
 	if (last && in_page(x, target) && target <= insn_va(x)) {
 		rsp_commit(x);
 		side_exit(x, cc ^ 1, next);
-		exit_direct(x, &x->hot, target);
+		if (x->loop_head)
+			loop_back(x);
+		else
+			exit_direct(x, &x->hot, target);
 		x->ended = true;
 	} else {
 		side_exit(x, cc, target);

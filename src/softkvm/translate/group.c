@@ -12,11 +12,14 @@
  * access itself, so it must not fault: it leads to a plain copy of the rest of the block, where every access checks
  * for itself (memory.c).
  *
+ * In a block that is a loop of itself, addresses that move by a small constant each time round (or not at all) are
+ * streams: each remembers the TLB entry it used last, which serves it for many rounds.
+ *
  * An HVA that is kept lives until the block's end at most, and not across instructions that the interpreter executes.
  */
 #include "softkvm/translate/translate.h"
 
-enum { MAX_EXTENT = 512, ROOT_ABSOLUTE = 0xfffe, NO_ROOT = 0xffff };
+enum { MAX_EXTENT = 512, MAX_STRIDE = 128, ROOT_ABSOLUTE = 0xfffe, NO_ROOT = 0xffff };
 
 struct symbol {
 	uint16_t root;
@@ -152,7 +155,8 @@ static void note_explicit(struct xlat *x, const struct walk_state *w, unsigned i
 {
 	const struct insn *i = &x->t->insns[insn].i;
 	const struct operand *o = memory_operand_of(i);
-	struct access a = { .insn = (uint8_t)insn, .base = NO_ROOT, .index = NO_ROOT, .seg = i->mem.seg };
+	struct access a = { .insn = (uint8_t)insn, .base = NO_ROOT, .index = NO_ROOT, .seg = i->mem.seg,
+			    .stream = NO_STREAM };
 
 	if (!o || !o->size || o->size > 64 || i->mem.addr_size != 8 || i->mem.vsib || !i->has_modrm || i->row->attrs & INSN_MASKED)
 		return;
@@ -180,7 +184,7 @@ static void note_stack(struct xlat *x, const struct walk_state *w, unsigned insn
 {
 	const struct insn *i = &x->t->insns[insn].i;
 	struct access a = { .insn = (uint8_t)insn, .is_stack = true, .base = w->reg[RSP].root, .index = NO_ROOT,
-			    .seg = SEG_DS, .disp = w->reg[RSP].offset, .size = 8 };
+			    .seg = SEG_DS, .disp = w->reg[RSP].offset, .size = 8, .stream = NO_STREAM };
 
 	switch (i->row->sem) {
 	case SEM_PUSH:
@@ -200,11 +204,56 @@ static void note_stack(struct xlat *x, const struct walk_state *w, unsigned insn
 		place(x, &a);
 }
 
+bool is_own_loop(const struct xlat *x)
+{
+	const struct tinsn *last = &x->t->insns[x->count - 1];
+
+	return last->i.row->sem == SEM_JCC && !x->block->view2 && !x->block->plain &&
+	       x->view->va + last->at + last->i.len + last->i.imm == x->view->va + x->block->offset;
+}
+
+/* How far a register that held `root` at the loop's start has moved at its end; false: not by a constant. */
+static bool stride_of(const struct walk_state *w, uint16_t root, int64_t *stride)
+{
+	*stride = 0;
+	if (root == NO_ROOT || root == ROOT_ABSOLUTE)
+		return true;
+	if (root >= 16 || w->reg[root].root != root)
+		return false;
+	*stride = w->reg[root].offset;
+	return true;
+}
+
+static bool is_stream(const struct walk_state *w, const struct access *a)
+{
+	int64_t base, index;
+
+	if (a->is_stack || !stride_of(w, a->base, &base) || !stride_of(w, a->index, &index))
+		return false;
+	base += index * (1 << a->scale);
+	return base >= -MAX_STRIDE && base <= MAX_STRIDE;
+}
+
+/* Streams for the accesses that check: alone, or first of their group. */
+static void streams_find(struct xlat *x, const struct walk_state *w)
+{
+	uint32_t seen = 0;
+
+	for (struct access *a = x->access; a < x->access + x->access_count && x->stream_count < MAX_STREAMS; a++) {
+		if (a->group != NO_GROUP && seen & 1u << a->group)
+			continue;
+		if (a->group != NO_GROUP)
+			seen |= 1u << a->group;
+		if (is_stream(w, a))
+			a->stream = (uint8_t)x->stream_count++;
+	}
+}
+
 void groups_find(struct xlat *x)
 {
 	struct walk_state w = { .next_root = 16 };
 
-	x->access_count = x->group_count = 0;
+	x->access_count = x->group_count = x->stream_count = 0;
 	if (x->block->plain)
 		return;
 	for (unsigned r = 0; r < 16; r++)
@@ -214,6 +263,8 @@ void groups_find(struct xlat *x)
 		note_stack(x, &w, k);
 		step(&w, &x->t->insns[k].i);
 	}
+	if (is_own_loop(x))
+		streams_find(x, &w);
 }
 
 void groups_forget(struct xlat *x)
@@ -223,14 +274,14 @@ void groups_forget(struct xlat *x)
 	x->addr_group = NO_GROUP;
 }
 
-/* The current instruction's access, NULL if it stands alone. */
+/* The current instruction's access, NULL if it was not looked at. */
 const struct access *group_access(struct xlat *x, bool is_stack)
 {
 	unsigned insn = (unsigned)(x->insn - x->t->insns);
 
 	for (unsigned k = 0; k < x->access_count; k++)
 		if (x->access[k].insn == insn && x->access[k].is_stack == is_stack)
-			return x->access[k].group == NO_GROUP ? NULL : &x->access[k];
+			return &x->access[k];
 	return NULL;
 }
 
@@ -238,6 +289,8 @@ const struct access *group_access(struct xlat *x, bool is_stack)
 bool group_lead(struct xlat *x, const struct access *a, struct access_group *rest)
 {
 	*rest = (struct access_group){ .low = a->disp, .high = a->disp + a->size, .write = a->write, .members = 1 };
+	if (a->group == NO_GROUP)
+		return false;
 	for (const struct access *b = a + 1; b < x->access + x->access_count; b++)
 		if (b->group == a->group)
 			join(rest, b);

@@ -59,17 +59,22 @@ static void emit_site_call(struct emit *e, struct xlat *x, const struct site *s,
 struct check {
 	unsigned size;	   /* bytes from the address in ADDR on */
 	bool write, stack; /* stack: look at the stack's entry, not the table */
+	uint8_t stream;	   /* look at this stream's entry first; or NO_STREAM */
 	const struct access *leader; /* of a group, else NULL */
 	int64_t own_offset;	     /* of the leader's access in the extent */
 };
 
 static struct host_mem tag_of(const struct check *c)
 {
+	if (c->stream != NO_STREAM)
+		return mem_base(H_RSP, FRAME_STREAM + 16 * c->stream);
 	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : mem_base(SCRATCH, 0);
 }
 
 static struct host_mem host_of(const struct check *c)
 {
+	if (c->stream != NO_STREAM)
+		return mem_base(H_RSP, FRAME_STREAM + 16 * c->stream + 8);
 	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : mem_base(SCRATCH, 8);
 }
 
@@ -78,6 +83,39 @@ static void cold_crossing(struct xlat *x)
 {
 	emit_alu_imm(&x->cold, 8, ALU_CMP, ADDR, 4095);
 	exit_to_plain(x, 6 /* BE */);
+}
+
+static void emit_table_probe(struct emit *e, const struct check *c)
+{
+	emit_mov(e, 4, SCRATCH, ADDR);
+	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
+	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
+	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (c->write ? 8 * TLB_WRITE : 8 * TLB_READ)));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
+}
+
+/* The stream has left its page: look in the table, and remember. Falls through with the address in r9 if it is not there. */
+static void cold_stream(struct xlat *x, const struct check *c, struct site *s)
+{
+	struct host_mem tag = tag_of(c), host = host_of(c), temp = mem_base(H_RSP, FRAME_TEMP + 8);
+	struct emit *e = &x->cold;
+	uint8_t *miss;
+
+	emit_table_probe(e, c);
+	miss = emit_jcc_forward(e, 7);
+	emit_store(e, 8, temp, ADDR);
+	emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
+	emit_store(e, 8, tag, ADDR);
+	emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
+	emit_store(e, 8, host, ADDR);
+	emit_alu_rm(e, 8, ALU_ADD, ADDR, temp);
+	emit_jmp_forward(e);
+	s->probe_rel32 = (uint32_t)(e->p - 4 - x->t->cache.rw);
+	emit_patch32(e, miss, emit_here(e));
+	if (c->leader)
+		cold_crossing(x);
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
 }
 
 static struct site *cold_miss(struct xlat *x, const struct check *c)
@@ -96,6 +134,8 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 		cold_crossing(x);
 	}
 	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
+	if (c->stream != NO_STREAM)
+		cold_stream(x, c, s);
 	if (c->stack && c->size <= 8) {
 		emit_call(e, x->t->probe_stack[c->write]);
 		s->probe_rel32 = (uint32_t)(e->p - x->t->cache.rw) + 1;
@@ -110,14 +150,12 @@ static void emit_check(struct xlat *x, const struct check *c)
 	struct emit *e = &x->hot;
 	struct site *s;
 
-	if (!c->stack) {
-		emit_mov(e, 4, SCRATCH, ADDR);
-		emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
-		emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
-		emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (c->write ? 8 * TLB_WRITE : 8 * TLB_READ)));
+	if (c->stack || c->stream != NO_STREAM) {
+		emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
+		emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
+	} else {
+		emit_table_probe(e, c);
 	}
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
-	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
 	emit_jcc(e, 7, emit_here(&x->cold));
 	s = cold_miss(x, c);
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, host_of(c));
@@ -126,9 +164,19 @@ static void emit_check(struct xlat *x, const struct check *c)
 		emit_patch32(&x->cold, x->t->cache.rw + s->probe_rel32, emit_here(e));
 }
 
+void streams_clear(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+
+	if (x->stream_count)
+		emit_mov_imm(e, SCRATCH, 1ull << 63); /* as tlb_drop_stack() does: nothing passes */
+	for (unsigned k = 0; k < 2 * x->stream_count; k++)
+		emit_store(e, 8, mem_base(H_RSP, FRAME_STREAM + 8 * (int32_t)k), SCRATCH);
+}
+
 void memory_check(struct xlat *x, unsigned size, bool write)
 {
-	struct check c = { .size = size, .write = write };
+	struct check c = { .size = size, .write = write, .stream = NO_STREAM };
 
 	x->addr_group = NO_GROUP;
 	emit_check(x, &c);
@@ -183,7 +231,7 @@ static bool follow(struct xlat *x, const struct access *a)
 {
 	const struct access_group *g;
 
-	if (!a || !x->group[a->group].established)
+	if (!a || a->group == NO_GROUP || !x->group[a->group].established)
 		return false;
 	g = &x->group[a->group];
 	if (x->addr_group != a->group)
@@ -223,7 +271,7 @@ static void checked(struct xlat *x, const struct check *c)
 void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write)
 {
 	const struct access *a = group_access(x, true);
-	struct check c = { .size = size, .write = write, .stack = true };
+	struct check c = { .size = size, .write = write, .stack = true, .stream = NO_STREAM };
 
 	if (follow(x, a))
 		return;
@@ -249,7 +297,7 @@ void memory_operand(struct xlat *x, unsigned size, bool write)
 {
 	const struct insn_mem *m = &x->insn->i.mem;
 	const struct access *a = group_access(x, false);
-	struct check c = { .size = size, .write = write };
+	struct check c = { .size = size, .write = write, .stream = NO_STREAM };
 
 	if (follow(x, a))
 		return;
@@ -257,6 +305,8 @@ void memory_operand(struct xlat *x, unsigned size, bool write)
 	if (a && fits_disp32(m, -MAX_DELTA) && fits_disp32(m, MAX_DELTA))
 		lead(x, a, &c);
 	c.stack = m->base == RSP && m->index == REG_NONE && m->seg < SEG_FS && m->addr_size == 8;
+	if (a && !c.stack)
+		c.stream = a->stream;
 	memory_address(x, -c.own_offset);
 	emit_check(x, &c);
 	checked(x, &c);

@@ -90,6 +90,10 @@ void emit_interpret(struct xlat *x, bool ends)
 	emit_site_jump(x, s, TRAMP_INTERPRET);
 	x->flags_in_host = x->flags_saved = true;
 	groups_forget(x);
+	if (!ends) {
+		sites_finish(x);
+		streams_clear(x);
+	}
 	x->ended = ends;
 }
 
@@ -132,12 +136,18 @@ bool translate_block(struct xlat *x)
 {
 	struct tinsn *last = &x->t->insns[x->count - 1];
 
+	groups_find(x);
 	emit_entries(x);
+	x->loop_head = NULL;
+	if (x->stream_count) {
+		streams_clear(x);
+		emit_align(&x->hot, 16, 0);
+		x->loop_head = emit_here(&x->hot);
+	}
 	x->flags_in_host = true;
 	x->flags_saved = false;
 	x->rsp_adj = 0;
 	x->addr_group = NO_GROUP;
-	groups_find(x);
 	x->block->insns = (uint16_t)x->count;
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];

@@ -45,8 +45,8 @@ enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */, HOT_RESULT, H
 #define ENV_GPR(r) (ENV_OFF(gpr) + 8 * (int32_t)(r))
 
 /* The frame of translated code on the host's stack, offsets from rsp. */
-enum { FRAME_GROUP = 0 /* 8 saved HVAs */, FRAME_TEMP = 64 /* 4 temporaries */, FRAME_VCPU = 96, FRAME_TARGET = 104,
-       FRAME_SIZE = 120 };
+enum { FRAME_GROUP = 0 /* 8 saved HVAs */, FRAME_STREAM = 64 /* 8 TLB entries of a loop */, FRAME_TEMP = 192 /* 2 temporaries */,
+       FRAME_VCPU = 208, FRAME_TARGET = 216, FRAME_SIZE = 232 };
 
 /* Block flavour bits: what of the vCPU's state the code of a block depends on. */
 enum {
@@ -155,7 +155,7 @@ struct tinsn {
 struct access {
 	int64_t disp;
 	uint16_t base, index;
-	uint8_t scale, seg, size, insn, group;
+	uint8_t scale, seg, size, insn, group, stream;
 	bool write, is_stack;
 };
 
@@ -165,7 +165,7 @@ struct access_group {
 	bool write;
 	bool established; /* its HVA is in the frame */
 };
-enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff };
+enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff, MAX_STREAMS = 8, NO_STREAM = 0xff };
 
 /* Trampolines' C functions, by what called. They return the host address to continue at. */
 enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
@@ -221,7 +221,8 @@ struct xlat {
 	struct host_mem mem;		 /* the access just checked: [r9 + displacement] */
 	struct access access[MAX_ACCESSES];
 	struct access_group group[MAX_GROUPS];
-	unsigned access_count, group_count;
+	unsigned access_count, group_count, stream_count;
+	const uint8_t *loop_head;	 /* the block is a loop of itself and goes back here; else NULL */
 	uint8_t addr_group;		 /* group whose HVA is in r9 now */
 	struct fault_entry fault[TRANSLATE_MAX_INSNS];
 	unsigned faults;
@@ -266,7 +267,7 @@ struct block *block_get(struct vcpu *v, gva_t rip);
 struct block *block_get_plain(struct vcpu *v, gva_t rip);
 void block_link(struct translator *t, struct link *link, struct block *to);
 /* Bytes changed: blocks made of them die. Takes the lock. */
-void blocks_invalidate(struct translator *t, struct vcpu *self, gpa_t gpa, uint64_t len);
+void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len);
 void blocks_flush(struct translator *t);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 
@@ -306,6 +307,8 @@ void memory_operand(struct xlat *x, unsigned size, bool write);
 void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write);
 /* Guest linear address of the memory operand + delta into ADDR, no check. */
 void memory_address(struct xlat *x, int64_t delta);
+/* Forget what the loop's streams remember: at its start. Destroys SCRATCH. */
+void streams_clear(struct xlat *x);
 /* The check alone, of the address in ADDR: leaves the HVA there. */
 void memory_check(struct xlat *x, unsigned size, bool write);
 /* A new site of the current instruction; never NULL. */
@@ -317,6 +320,7 @@ void sites_finish(struct xlat *x); /* end of instruction: its sites learn where 
 /* --- group.c --- */
 void groups_find(struct xlat *x);
 void groups_forget(struct xlat *x); /* HVAs kept so far may be stale */
+bool is_own_loop(const struct xlat *x); /* does the block end in a branch back to its start? */
 const struct access *group_access(struct xlat *x, bool is_stack);
 bool group_lead(struct xlat *x, const struct access *a, struct access_group *rest);
 

@@ -341,7 +341,7 @@ static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
 {
 	unsigned count = atomic_load(&vm->vcpu_count);
 
-	blocks_invalidate(vm->engine_data, fault_thread_vcpu(), gpa, len);
+	blocks_invalidate(vm, fault_thread_vcpu(), gpa, len);
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k] && __atomic_load_n(&vm->vcpu[k]->mode, __ATOMIC_RELAXED) != MODE_64)
 			atomic_store(&vm->vcpu[k]->cont, 0);
