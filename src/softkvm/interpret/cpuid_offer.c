@@ -60,8 +60,8 @@ static void add_leaf_1(void)
 {
 	const uint32_t ecx_host = BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) |
 				  BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30);
-	const uint32_t ecx_always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ | BIT(24) /* TSC deadline */ |
-				    BIT(31) /* hypervisor */;
+	/* Not the TSC-deadline timer: that is a capability of its own, as only a local APIC of ours has it. */
+	const uint32_t ecx_always = BIT(17) /* PCID */ | BIT(21) /* x2APIC */ | BIT(31) /* hypervisor */;
 	const uint32_t edx_host = BIT(0) | BIT(15) | BIT(19) | BIT(23) | BIT(24) | BIT(25) | BIT(26);
 	const uint32_t edx_always = 0x3be | BIT(6) | BIT(8) | BIT(11) /* SEP */ | BIT(12) | BIT(13) | BIT(14) | BIT(16) |
 				    BIT(17);
