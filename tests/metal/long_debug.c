@@ -39,10 +39,15 @@ static void start_steps(void)
 	trap_hook = on_debug;
 }
 
-#define SET_TF "pushf; orq $0x100, (%%rsp); popf\n"
+#define SET_TF	 "pushf; orq $0x100, (%%rsp); popf\n"
 #define CLEAR_TF "pushf; andq $~0x100, (%%rsp); popf\n"
-#define MARK(n) #n ":"
-#define ADDRESS(label) ({ uint64_t a_; asm volatile("lea " #label "(%%rip), %0" : "=r"(a_)); a_; })
+#define MARK(n)	 #n ":"
+#define ADDRESS(label)                                                                                       \
+	({                                                                                                   \
+		uint64_t a_;                                                                                 \
+		asm volatile("lea " #label "(%%rip), %0" : "=r"(a_));                                        \
+		a_;                                                                                          \
+	})
 
 static void single_step(void)
 {
@@ -63,12 +68,14 @@ static void single_step(void)
 	CHECK_EQ(step_rip[0], ADDRESS(st1));
 
 	start_steps(); /* MOV SS holds the trap back by one instruction */
-	asm volatile("mov %%ss, %%eax\n" SET_TF "sh0: mov %%eax, %%ss\n sh1: nop\n sh2: nop\n" CLEAR_TF ::: "rax", "memory", "cc");
+	asm volatile("mov %%ss, %%eax\n" SET_TF "sh0: mov %%eax, %%ss\n sh1: nop\n sh2: nop\n" CLEAR_TF ::
+			 : "rax", "memory", "cc");
 	CHECK_EQ(step_rip[0], ADDRESS(sh2));
 
 	start_steps(); /* REP: a trap after each iteration */
 	static uint8_t from[4], to[4];
-	asm volatile(SET_TF "rs1: rep movsb\n rs2: nop\n" CLEAR_TF ::"S"(from), "D"(to), "c"(3) : "memory", "cc");
+	asm volatile(SET_TF "rs1: rep movsb\n rs2: nop\n" CLEAR_TF ::"S"(from), "D"(to), "c"(3)
+		     : "memory", "cc");
 	CHECK_EQ(steps, 7);
 	CHECK_EQ(step_rip[0], ADDRESS(rs1));
 	CHECK_EQ(step_rip[1], ADDRESS(rs1));
@@ -82,14 +89,17 @@ static void single_step(void)
 	CHECK_EQ(trap.rflags & RFLAGS_TF, RFLAGS_TF);
 
 	start_steps(); /* INT n: the handler is not stepped, and the trap after it is lost */
-	asm volatile("movq %%rsp, catch_rsp; movq $9f, catch_rip\n" SET_TF "int $0x80\n 9:" ::: "memory", "cc");
+	asm volatile("movq %%rsp, catch_rsp; movq $9f, catch_rip\n" SET_TF "int $0x80\n 9:" ::
+			 : "memory", "cc");
 	CHECK_TRAP(0x80);
 	CHECK_EQ(steps, 0);
 
 	start_steps(); /* IRET that sets TF: the instruction after it runs first */
 	step_stop = true;
-	asm volatile("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x100, (%%rsp); pushq $8; pushq $ir1; iretq\n"
-		     "ir1: nop\n ir2: nop" ::: "rbx", "memory", "cc");
+	asm volatile("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x100, (%%rsp); pushq $8; pushq "
+		     "$ir1; iretq\n"
+		     "ir1: nop\n ir2: nop" ::
+			 : "rbx", "memory", "cc");
 	CHECK_EQ(steps, 1);
 	CHECK_EQ(step_rip[0], ADDRESS(ir2));
 
@@ -112,7 +122,10 @@ static void data_breakpoints(void)
 	start_steps();
 	WRITE_REG(dr0, &words[1]);
 	WRITE_REG(dr7, dr7_for(0, BP_WRITE, 2));
-	asm volatile("db1: movq $1, %0\n db2: nop\n mov %1, %%rax\n movb $1, %2" : "=m"(words[1]) : "m"(words[0]), "m"(words[2]) : "rax");
+	asm volatile("db1: movq $1, %0\n db2: nop\n mov %1, %%rax\n movb $1, %2"
+		     : "=m"(words[1])
+		     : "m"(words[0]), "m"(words[2])
+		     : "rax");
 	CHECK_EQ(steps, 1);
 	CHECK_EQ(step_rip[0], ADDRESS(db2));
 	CHECK_EQ(step_dr6[0] & 0xe00f, 1);
@@ -131,7 +144,8 @@ static void data_breakpoints(void)
 	WRITE_REG(dr3, (uint64_t)&words[2] + 2);
 	WRITE_REG(dr7, dr7_for(3, BP_RW, 1));
 	start_steps();
-	asm volatile("movw 2+%0, %%ax\n db5: nop; movw 4+%0, %%ax; incl %0\n db6: nop" : "+m"(words[2])::"rax");
+	asm volatile("movw 2+%0, %%ax\n db5: nop; movw 4+%0, %%ax; incl %0\n db6: nop"
+		     : "+m"(words[2])::"rax");
 	CHECK_EQ(steps, 2);
 	CHECK_EQ(step_rip[0], ADDRESS(db5));
 	CHECK_EQ(step_rip[1], ADDRESS(db6));
@@ -140,11 +154,13 @@ static void data_breakpoints(void)
 	WRITE_REG(dr1, &words[3]);
 	WRITE_REG(dr7, dr7_for(1, BP_WRITE, 2));
 	start_steps();
-	asm volatile("cld; mov %0, %%rdi; mov $3, %%ecx; rep stosq\n db7: nop" ::"r"((uint64_t)&words[1]) : "rdi", "rcx", "memory", "cc");
+	asm volatile("cld; mov %0, %%rdi; mov $3, %%ecx; rep stosq\n db7: nop" ::"r"((uint64_t)&words[1])
+		     : "rdi", "rcx", "memory", "cc");
 	CHECK_EQ(steps, 1);
 	CHECK_UNLESS_ORACLE((step_rip[0]) == (ADDRESS(db7)));
 	start_steps();
-	asm volatile("mov %%rsp, %%rbx; lea 32+%0, %%rsp; push %%rax\n db8: mov %%rbx, %%rsp" ::"m"(words[0]) : "rbx", "memory");
+	asm volatile("mov %%rsp, %%rbx; lea 32+%0, %%rsp; push %%rax\n db8: mov %%rbx, %%rsp" ::"m"(words[0])
+		     : "rbx", "memory");
 	CHECK_EQ(steps, 1);
 	CHECK_EQ(step_dr6[0] & 0xe00f, 2);
 	WRITE_REG(dr7, DR7_FIXED);
@@ -174,7 +190,7 @@ static void instruction_breakpoints(void)
 	CHECK_EQ(step_rip[0], ADDRESS(ib1));
 	CHECK_EQ(step_dr6[0] & 0xe00f, 4);
 	CHECK_EQ(step_flags[0] & RFLAGS_RF, 0); /* a fault by an instruction breakpoint pushes RF clear... */
-	start_steps();			       /* in a loop: once a turn */
+	start_steps();				/* in a loop: once a turn */
 	step_set_rf = true;
 	WRITE_REG(dr2, ADDRESS(ib3));
 	asm volatile("mov $4, %%ecx\n ib3: dec %%ecx; jnz ib3" ::: "rcx", "cc");
@@ -201,8 +217,10 @@ static void instruction_breakpoints(void)
 	WRITE_REG(dr7, dr7_for(2, BP_EXEC, 0));
 	start_steps();
 	step_set_rf = true;
-	asm volatile("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x10000, (%%rsp); pushq $8; pushq $ib6; iretq\n"
-		     "ib6: nop" ::: "rbx", "memory", "cc");
+	asm volatile("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x10000, (%%rsp); pushq $8; "
+		     "pushq $ib6; iretq\n"
+		     "ib6: nop" ::
+			 : "rbx", "memory", "cc");
 	CHECK_EQ(steps, 0);
 	CHECK_EQ(read_flags() & RFLAGS_RF, 0);
 	WRITE_REG(dr7, DR7_FIXED);

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Exceptions in long mode: which vector, which error code, where it restarts, and what the handler finds on its
- * stack (SDM volume 3, chapter 6).
+ * Exceptions in long mode: which vector, which error code, where it restarts, and what the handler finds on
+ * its stack (SDM volume 3, chapter 6).
  */
 #include "metal.h"
-
 
 static void divide(void)
 {
 	uint64_t a;
 
 	group("divide");
-	TRY_ASM("mov $5, %%eax; xor %%edx, %%edx; xor %%ecx, %%ecx\n" AT("div %%ecx"), "=&a"(a), , "rcx", "rdx");
+	TRY_ASM("mov $5, %%eax; xor %%edx, %%edx; xor %%ecx, %%ecx\n" AT("div %%ecx"), "=&a"(a), , "rcx",
+		"rdx");
 	CHECK_FAULT(DE);
 	CHECK_EQ(a, 5);
 	TRY("mov $0x80000000, %%eax; mov $-1, %%edx; mov $-1, %%ecx\n" AT("idiv %%ecx"));
@@ -35,47 +35,48 @@ static void undefined(void)
 	CHECK_FAULT(UD);
 	TRY(AT(".byte 0x0f, 0xff, 0xc0")); /* UD0 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x06"));		    /* PUSH ES */
+	TRY(AT(".byte 0x06")); /* PUSH ES */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x27"));		    /* DAA */
+	TRY(AT(".byte 0x27")); /* DAA */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x60"));		    /* PUSHA */
+	TRY(AT(".byte 0x60")); /* PUSHA */
 	CHECK_FAULT(UD);
 	TRY(AT(".byte 0x9a, 0, 0, 0, 0, 8, 0")); /* CALL far direct */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0xce"));		    /* INTO */
+	TRY(AT(".byte 0xce")); /* INTO */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0xd5, 10"));	    /* AAD */
+	TRY(AT(".byte 0xd5, 10")); /* AAD */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x82, 0xc0, 0"));	    /* alias of 80 */
+	TRY(AT(".byte 0x82, 0xc0, 0")); /* alias of 80 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0xf0, 0x89, 0xc0"));  /* LOCK MOV */
+	TRY(AT(".byte 0xf0, 0x89, 0xc0")); /* LOCK MOV */
 	CHECK_UNLESS_ORACLE(FAULT_IS(UD));
-	TRY(AT(".byte 0xf0, 0x01, 0xc0"));  /* LOCK ADD register */
+	TRY(AT(".byte 0xf0, 0x01, 0xc0")); /* LOCK ADD register */
 	CHECK_FAULT(UD);
 	TRY("lea stack_word(%%rip), %%rax\n" AT(".byte 0xf0, 0x83, 0x38, 0")); /* LOCK CMP memory */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x8d, 0xc0"));	    /* LEA register */
+	TRY(AT(".byte 0x8d, 0xc0")); /* LEA register */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x0f, 0x20, 0xc8"));  /* MOV from CR1 */
+	TRY(AT(".byte 0x0f, 0x20, 0xc8")); /* MOV from CR1 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x0f, 0x22, 0xe8"));  /* MOV to CR5 */
+	TRY(AT(".byte 0x0f, 0x22, 0xe8")); /* MOV to CR5 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x8e, 0xc8"));	    /* MOV to CS */
+	TRY(AT(".byte 0x8e, 0xc8")); /* MOV to CS */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x8e, 0xf0"));	    /* MOV to segment register 6 */
+	TRY(AT(".byte 0x8e, 0xf0")); /* MOV to segment register 6 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x8c, 0xf0"));	    /* MOV from segment register 6 */
+	TRY(AT(".byte 0x8c, 0xf0")); /* MOV from segment register 6 */
 	CHECK_FAULT(UD);
 	TRY(AT(".byte 0xc7, 0xc8, 0, 0, 0, 0")); /* C7 /1 register */
 	CHECK_UNLESS_ORACLE(FAULT_IS(UD));
-	TRY(AT(".byte 0xff, 0xf8"));	    /* FF /7 */
+	TRY(AT(".byte 0xff, 0xf8")); /* FF /7 */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0xff, 0xe8"));	    /* JMP far register */
+	TRY(AT(".byte 0xff, 0xe8")); /* JMP far register */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0x0f, 0xc7, 0xc8"));  /* CMPXCHG8B register */
+	TRY(AT(".byte 0x0f, 0xc7, 0xc8")); /* CMPXCHG8B register */
 	CHECK_FAULT(UD);
-	TRY(AT(".byte 0xc4, 0xe2, 0x78, 0xf2, 0xc0, 0x66")); /* LDS-like or VEX: with CR4.OSXSAVE off ANDN still runs */
+	TRY(AT(".byte 0xc4, 0xe2, 0x78, 0xf2, 0xc0, 0x66")); /* LDS-like or VEX: with CR4.OSXSAVE off ANDN
+								still runs */
 	CHECK(trap.vector == NO_TRAP || trap.vector == UD);
 }
 
@@ -93,7 +94,8 @@ static void software_interrupts(void)
 	TRY(AT("int $0x80"));
 	CHECK_TRAP(0x80);
 	CHECK_EQ(trap.rip, here + 2);
-	TRY("sub $64, %%rsp\n" AT("int $13")); /* no error code is pushed: the handler finds the frame shifted */
+	TRY("sub $64, %%rsp\n" AT(
+	    "int $13")); /* no error code is pushed: the handler finds the frame shifted */
 	CHECK_TRAP(GP);
 	CHECK_EQ(trap.error, here + 2);
 	TRY(AT(".byte 0xf1"));
@@ -123,8 +125,9 @@ static void stack_frame(void)
 	trap_hook = stack_seen_aligned;
 	for (int i = 0; i < 16; i += 3) {
 		trap.vector = NO_TRAP;
-		asm volatile("mov %%rsp, %%rbx; sub %0, %%rsp; movq $9f, catch_rip; mov %%rsp, catch_rsp; int $0x82; 9: mov %%rbx, %%rsp"
-			     ::"r"((uint64_t)i + 64) : "rbx", "memory", "cc");
+		asm volatile("mov %%rsp, %%rbx; sub %0, %%rsp; movq $9f, catch_rip; mov %%rsp, catch_rsp; "
+			     "int $0x82; 9: mov %%rbx, %%rsp" ::"r"((uint64_t)i + 64)
+			     : "rbx", "memory", "cc");
 		CHECK_TRAP(0x82);
 		CHECK_EQ(trap.rsp, catch_rsp);
 		CHECK_EQ(trap.ss, SEL_DATA);
@@ -188,13 +191,17 @@ static void fpu_errors(void)
 	CHECK_TRAP(NO_TRAP);
 	TRY_ASM("fninit; fldcw %0; fld1; fldz; fdivrp; fnstsw %%ax; fninit", , "m"(unmask_zero), "rax");
 	CHECK_TRAP(NO_TRAP);
-	TRY_ASM("ldmxcsr %0; mov $1, %%eax; cvtsi2ss %%eax, %%xmm0; xorps %%xmm1, %%xmm1\n" AT("divss %%xmm1, %%xmm0"), , "m"(mxcsr_unmask_zero), "rax");
+	TRY_ASM("ldmxcsr %0; mov $1, %%eax; cvtsi2ss %%eax, %%xmm0; xorps %%xmm1, %%xmm1\n" AT(
+		    "divss %%xmm1, %%xmm0"),
+		, "m"(mxcsr_unmask_zero), "rax");
 	CHECK_UNLESS_ORACLE(FAULT_IS(XM));
 	asm volatile("stmxcsr %0; ldmxcsr %1" : "=m"(seen) : "m"(mxcsr));
 	CHECK_EQ(seen & 4, 4);
 	uint64_t cr4 = READ_REG(cr4);
 	WRITE_REG(cr4, cr4 & ~0x400ull); /* OSXMMEXCPT off: #UD instead */
-	TRY_ASM("ldmxcsr %0; mov $1, %%eax; cvtsi2ss %%eax, %%xmm0; xorps %%xmm1, %%xmm1\n" AT("divss %%xmm1, %%xmm0"), , "m"(mxcsr_unmask_zero), "rax");
+	TRY_ASM("ldmxcsr %0; mov $1, %%eax; cvtsi2ss %%eax, %%xmm0; xorps %%xmm1, %%xmm1\n" AT(
+		    "divss %%xmm1, %%xmm0"),
+		, "m"(mxcsr_unmask_zero), "rax");
 	CHECK_UNLESS_ORACLE(trap.vector == UD && trap.rip == here);
 	WRITE_REG(cr4, cr4);
 	asm volatile("ldmxcsr %0" ::"m"(mxcsr));
@@ -215,7 +222,8 @@ static void canonical(void)
 	CHECK_FAULT_ERROR(GP, 0);
 	TRY("mov $0x8000, %%rax; shl $32, %%rax\n" AT("mov -1(%%rax), %%rcx")); /* the last byte is outside */
 	CHECK_UNLESS_ORACLE(trap.vector == GP && trap.rip == here);
-	TRY("mov $0x8000, %%rax; shl $32, %%rax; xchg %%rax, %%rbp\n" AT("mov (%%rbp), %%rcx") "9: xchg %%rax, %%rbp");
+	TRY("mov $0x8000, %%rax; shl $32, %%rax; xchg %%rax, %%rbp\n" AT(
+	    "mov (%%rbp), %%rcx") "9: xchg %%rax, %%rbp");
 	CHECK_UNLESS_ORACLE(trap.vector == (SS));
 	CHECK_EQ(trap.error, 0);
 	TRY("mov $0x8000, %%rax; shl $32, %%rax\n" AT("jmp *%%rax"));
@@ -230,12 +238,12 @@ static void canonical(void)
 static void selectors(void)
 {
 	group("selectors");
-	gdt[SEL_TEST / 8] = seg_desc(0, 0xfffff, 0x13, 0xc);	  /* data, not present */
-	gdt[SEL_TEST / 8 + 1] = seg_desc(0, 0xfffff, 0x9b, 0xa);  /* another code segment */
-	gdt[SEL_TEST / 8 + 2] = seg_desc(0, 0xfffff, 0x91, 0xc);  /* read-only data */
-	gdt[SEL_TEST / 8 + 3] = seg_desc(0, 0xfffff, 0x99, 0xa);  /* execute-only code */
-	gdt[SEL_TEST / 8 + 4] = seg_desc(0, 0xfffff, 0x92, 0xc);  /* writable data, not accessed */
-	gdt[SEL_TEST / 8 + 5] = seg_desc(0, 0xfffff, 0x9b, 0xe);  /* L and D */
+	gdt[SEL_TEST / 8] = seg_desc(0, 0xfffff, 0x13, 0xc);	 /* data, not present */
+	gdt[SEL_TEST / 8 + 1] = seg_desc(0, 0xfffff, 0x9b, 0xa); /* another code segment */
+	gdt[SEL_TEST / 8 + 2] = seg_desc(0, 0xfffff, 0x91, 0xc); /* read-only data */
+	gdt[SEL_TEST / 8 + 3] = seg_desc(0, 0xfffff, 0x99, 0xa); /* execute-only code */
+	gdt[SEL_TEST / 8 + 4] = seg_desc(0, 0xfffff, 0x92, 0xc); /* writable data, not accessed */
+	gdt[SEL_TEST / 8 + 5] = seg_desc(0, 0xfffff, 0x9b, 0xe); /* L and D */
 	TRY_ASM(AT("mov %0, %%ds"), , "r"(SEL_TEST));
 	CHECK_FAULT_ERROR(NP, SEL_TEST);
 	TRY_ASM(AT("mov %0, %%ss"), , "r"(SEL_TEST));
@@ -261,7 +269,8 @@ static void selectors(void)
 	TRY_ASM(AT("mov %0, %%es"), , "r"(SEL_TEST + 32));
 	CHECK_TRAP(NO_TRAP);
 	CHECK_EQ(gdt[SEL_TEST / 8 + 4] >> 40 & 0xff, 0x93); /* accessed now */
-	TRY_ASM("mov %0, %%ss; xor %%eax, %%eax\n" AT("mov %%eax, %%ss"), , "r"(SEL_DATA), "rax"); /* null SS, 64-bit CPL 0 */
+	TRY_ASM("mov %0, %%ss; xor %%eax, %%eax\n" AT("mov %%eax, %%ss"), , "r"(SEL_DATA),
+		"rax"); /* null SS, 64-bit CPL 0 */
 	CHECK_TRAP(NO_TRAP);
 	asm volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %1, %%fs" ::"r"(SEL_DATA), "r"(0));
 	TRY_ASM(AT("ltr %w0"), , "r"(SEL_TSS)); /* busy already */
@@ -279,13 +288,16 @@ static void selectors(void)
 }
 
 /* Far transfers through 16-byte memory operands. */
-struct far_ptr { uint64_t offset; uint16_t selector; } __attribute__((packed));
+struct far_ptr {
+	uint64_t offset;
+	uint16_t selector;
+} __attribute__((packed));
 
 static void far_jump(void *to, unsigned selector)
 {
 	static struct far_ptr target;
 
-	target = (struct far_ptr){ (uint64_t)to, (uint16_t)selector };
+	target = (struct far_ptr){(uint64_t)to, (uint16_t)selector};
 	TRY_ASM(AT("rex.w ljmp *%0"), , "m"(target), "rax");
 }
 
@@ -357,7 +369,10 @@ static uint8_t ist_stack[4096] __attribute__((aligned(16)));
 
 static void idt_errors(void)
 {
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) small = { 16 * 32 - 1, (uint64_t)idt };
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) small = {16 * 32 - 1, (uint64_t)idt};
 
 	group("IDT errors");
 	idt[0x84].type &= 0x7f;
@@ -447,7 +462,8 @@ static void control_registers_unchecked_by_oracle(void)
 	CHECK_FAULT_ERROR(GP, 0);
 	TRY_ASM(AT("mov %0, %%cr3"), , "r"(READ_REG(cr3) | 1ull << 60));
 	CHECK_FAULT_ERROR(GP, 0);
-	TRY("xor %%edx, %%edx; mov $0xc0000080, %%ecx; rdmsr; and $~0x100, %%eax\n" AT("wrmsr")); /* LME off with PG on */
+	TRY("xor %%edx, %%edx; mov $0xc0000080, %%ecx; rdmsr; and $~0x100, %%eax\n" AT(
+	    "wrmsr")); /* LME off with PG on */
 	CHECK_FAULT_ERROR(GP, 0);
 }
 
@@ -470,7 +486,8 @@ static void control_registers(void)
 	WRITE_REG(cr8, 0);
 	TRY("mov $0x12345678, %%ecx\n" AT("rdmsr"));
 	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
-	TRY("mov $0xc0000082, %%ecx; mov $0x8000, %%edx; xor %%eax, %%eax\n" AT("wrmsr")); /* LSTAR not canonical */
+	TRY("mov $0xc0000082, %%ecx; mov $0x8000, %%edx; xor %%eax, %%eax\n" AT(
+	    "wrmsr")); /* LSTAR not canonical */
 	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	asm volatile("smsw %0" : "=r"(word));
 	CHECK_EQ(word & 0xffff, cr0 & 0xffff);
@@ -506,10 +523,11 @@ static void fetch_limits(void)
 	CHECK_TRAP(UD);
 	/* The same with the page there. */
 	map((uint64_t)page + 4096, 0x1500000 | P_P | P_W);
-	page[4092] = 0x48, page[4093] = 0xc7, page[4094] = 0xc0, page[4095] = 0x78; /* mov $0x12345678, %rax */
+	page[4092] = 0x48, page[4093] = 0xc7, page[4094] = 0xc0,
+	page[4095] = 0x78; /* mov $0x12345678, %rax */
 	uint8_t *next = (uint8_t *)0x1500000;
 	next[0] = 0x56, next[1] = 0x34, next[2] = 0x12, next[3] = 0xc3;
-	uint64_t (*f)(void) = (uint64_t (*)(void))(page + 4092);
+	uint64_t (*f)(void) = (uint64_t(*)(void))(page + 4092);
 	CHECK_EQ(f(), 0x12345678);
 	next[2] = 0x13;
 	CHECK_EQ(f(), 0x13345678);

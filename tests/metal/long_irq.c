@@ -154,11 +154,14 @@ static void shadows(void)
 	CHECK_EQ(irq_total, 1);
 	forget_interrupts();
 	self(0x40);
-	asm volatile("pushf; orq $0x200, (%%rsp); popf\n pf1: nop; cli" ::: "memory"); /* POPF has no shadow */
+	asm volatile("pushf; orq $0x200, (%%rsp); popf\n pf1: nop; cli" ::
+			 : "memory"); /* POPF has no shadow */
 	asm volatile("lea pf1(%%rip), %0" : "=r"(at));
 	CHECK_EQ(irq_rip, at);
 	forget_interrupts();
-	asm volatile("mov %%ss, %%eax; mov $0xfee00300, %%ecx; sti; nop; movl $0x44040, (%%rcx)\n ms0: mov %%eax, %%ss\n ms1: nop\n ms2: cli" ::: "rax", "rcx", "memory");
+	asm volatile("mov %%ss, %%eax; mov $0xfee00300, %%ecx; sti; nop; movl $0x44040, (%%rcx)\n ms0: mov "
+		     "%%eax, %%ss\n ms1: nop\n ms2: cli" ::
+			 : "rax", "rcx", "memory");
 	asm volatile("lea ms0(%%rip), %0" : "=r"(at));
 	CHECK_EQ(irq_count[0x40], 1);
 	CHECK_UNLESS_ORACLE(irq_rip == at);
@@ -218,7 +221,8 @@ static void nmi(void)
 	forget_interrupts();
 	/* It comes through with IF clear and wakes HLT. */
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
-	apic_write(APIC_LVT_TIMER, ICR_NMI | 0x40); /* delivery mode is ignored by the timer: a plain interrupt */
+	apic_write(APIC_LVT_TIMER,
+		   ICR_NMI | 0x40); /* delivery mode is ignored by the timer: a plain interrupt */
 	apic_write(APIC_LVT_TIMER, LVT_MASKED);
 	apic_write(APIC_ICR, ICR_ASSERT | ICR_NMI);
 	for (volatile int i = 0; i < 1000 && !irq_count[NMI]; i++)
@@ -356,7 +360,7 @@ static void pics(void)
 	ioapic_pin(2, 0x57);
 	CHECK(wait_for(0x57, 2));
 	ioapic_pin(2, 1 << 16);
-	outb(0x43, 0x30); /* stop: one shot, not loaded */
+	outb(0x43, 0x30);		    /* stop: one shot, not loaded */
 	asm volatile("sti; nop; nop; cli"); /* one may have been under way */
 }
 
@@ -385,7 +389,7 @@ static void x2apic(void)
 	CHECK(wait_for(0x4a, 1));
 	CHECK_EQ(rdmsr(0x810 + 2) >> 10 & 1, 1);
 	wrmsr(0x80b, 0);
-	CHECK_EQ(rdmsr(0x80d), 1); /* logical id of APIC 0 */
+	CHECK_EQ(rdmsr(0x80d), 1);						 /* logical id of APIC 0 */
 	TRY("mov $0x80b, %%ecx; mov $1, %%eax; xor %%edx, %%edx\n" AT("wrmsr")); /* EOI takes 0 only */
 	CHECK_FAULT_ERROR(GP, 0);
 	TRY("mov $0x80e, %%ecx\n" AT("rdmsr")); /* no DFR */
@@ -393,7 +397,8 @@ static void x2apic(void)
 	wrmsr(0x808, 0x30);
 	CHECK_EQ(READ_REG(cr8), 3);
 	WRITE_REG(cr8, 0);
-	TRY("mov $0x1b, %%ecx; rdmsr; btr $11, %%eax; bts $10, %%eax\n" AT("wrmsr")); /* x2APIC without enable */
+	TRY("mov $0x1b, %%ecx; rdmsr; btr $11, %%eax; bts $10, %%eax\n" AT(
+	    "wrmsr")); /* x2APIC without enable */
 	CHECK_FAULT_ERROR(GP, 0);
 	irq_auto_eoi = true;
 	wrmsr(MSR_APIC_BASE, base & ~(1ull << 11));

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * String instructions that fault in the middle, port and device access of every width, locked and split accesses,
- * and code that changes under the processor (SDM volume 1, 7.3.9.3; volume 3, 11.6 and 8.1.3).
+ * String instructions that fault in the middle, port and device access of every width, locked and split
+ * accesses, and code that changes under the processor (SDM volume 1, 7.3.9.3; volume 3, 11.6 and 8.1.3).
  */
 #include "metal.h"
 
-#define TEST 0x40200000ull
-#define PHYS 0x1200000ull
+#define TEST  0x40200000ull
+#define PHYS  0x1200000ull
 #define PHYS2 0x1400000ull
-#define RW (P_P | P_W)
+#define RW    (P_P | P_W)
 
 static uint64_t *pte;
 
@@ -20,11 +20,13 @@ static void window(void)
 	WRITE_REG(cr3, READ_REG(cr3));
 }
 
-struct string_regs { uint64_t rsi, rdi, rcx, rax; };
+struct string_regs {
+	uint64_t rsi, rdi, rcx, rax;
+};
 
 /* Runs one REP instruction; registers after it, or at its fault, are in r. */
-#define STRING(insn, r)                                                                                                \
-	TRY_ASM(AT(insn), "+S"((r).rsi) COMMA "+D"((r).rdi) COMMA "+c"((r).rcx) COMMA "+a"((r).rax), )
+#define STRING(insn, r)                                                                                      \
+	TRY_ASM(AT(insn), "+S"((r).rsi)COMMA "+D"((r).rdi)COMMA "+c"((r).rcx)COMMA "+a"((r).rax), )
 
 static void strings_faulting(void)
 {
@@ -36,7 +38,7 @@ static void strings_faulting(void)
 	for (int i = 0; i < 4096; i++)
 		source[i] = (uint8_t)(i * 7);
 	/* MOVSB into a page that is not there: stops with the registers telling how far it came. */
-	r = (struct string_regs){ PHYS2, TEST + 4096 - 10, 20, 0 };
+	r = (struct string_regs){PHYS2, TEST + 4096 - 10, 20, 0};
 	STRING("cld; rep movsb", r);
 	CHECK_TRAP(PF);
 	CHECK_EQ(trap.error, 2);
@@ -45,17 +47,18 @@ static void strings_faulting(void)
 	CHECK_EQ(r.rsi, PHYS2 + 10);
 	CHECK_EQ(r.rdi, TEST + 4096);
 	CHECK_EQ(memcmp(low + 4086, source, 10), 0);
-	CHECK_UNLESS_ORACLE((trap.rflags & RFLAGS_RF) == (RFLAGS_RF)); /* in the middle of a repeated instruction */
+	CHECK_UNLESS_ORACLE((trap.rflags & RFLAGS_RF) ==
+			    (RFLAGS_RF)); /* in the middle of a repeated instruction */
 	/* The same, with elements that straddle the border: the straddling one is not written at all. */
 	low[4095] = 0x55;
-	r = (struct string_regs){ PHYS2, TEST + 4096 - 9, 4, 0 };
+	r = (struct string_regs){PHYS2, TEST + 4096 - 9, 4, 0};
 	STRING("cld; rep movsq", r);
 	CHECK_TRAP(PF);
 	CHECK_EQ(r.rcx, 3);
 	CHECK_EQ(r.rdi, TEST + 4095);
 	CHECK_EQ(low[4095], 0x55);
 	/* Source missing. */
-	r = (struct string_regs){ TEST + 4096 - 4, PHYS2 + 0x800, 8, 0 };
+	r = (struct string_regs){TEST + 4096 - 4, PHYS2 + 0x800, 8, 0};
 	STRING("cld; rep movsw", r);
 	CHECK_ERROR(PF, 0);
 	CHECK_EQ(r.rcx, 6);
@@ -65,40 +68,41 @@ static void strings_faulting(void)
 	invlpg(TEST + 4096);
 	pte[0] = 0;
 	invlpg(TEST);
-	r = (struct string_regs){ TEST + 4096 + 8, PHYS2 + 0x900, 8, 0 };
+	r = (struct string_regs){TEST + 4096 + 8, PHYS2 + 0x900, 8, 0};
 	STRING("std; rep lodsl; cld", r);
 	CHECK_ERROR(PF, 0);
 	CHECK_EQ(r.rcx, 5);
 	CHECK_EQ(r.rsi, TEST + 4096 - 4);
-	r = (struct string_regs){ 0, TEST + 4096, 3, 0x11 };
+	r = (struct string_regs){0, TEST + 4096, 3, 0x11};
 	STRING("cld; rep stosb", r);
 	CHECK_ERROR(PF, 3);
 	CHECK_EQ(r.rcx, 3);
 	/* CMPS and SCAS: flags of the last comparison done are kept at the fault. */
 	window();
 	memset(low + 4000, 'a', 96);
-	r = (struct string_regs){ 0, TEST + 4000, 200, 'a' };
+	r = (struct string_regs){0, TEST + 4000, 200, 'a'};
 	STRING("cld; repe scasb", r);
 	CHECK_ERROR(PF, 0);
 	CHECK_EQ(r.rcx, 104);
 	CHECK_EQ(trap.rflags & RFLAGS_ZF, RFLAGS_ZF);
-	r = (struct string_regs){ 0, TEST + 4000, 200, 'b' };
+	r = (struct string_regs){0, TEST + 4000, 200, 'b'};
 	STRING("cld; repne scasb", r);
 	CHECK_ERROR(PF, 0);
 	CHECK_EQ(r.rcx, 104);
 	memset(source, 'a', 64);
 	source[20] = 'x';
-	r = (struct string_regs){ PHYS2, TEST + 4000, 200, 0 };
+	r = (struct string_regs){PHYS2, TEST + 4000, 200, 0};
 	STRING("cld; repe cmpsb", r);
 	CHECK_TRAP(NO_TRAP);
 	CHECK_EQ(r.rcx, 200 - 21);
 	/* Zero count: nothing is touched. */
-	r = (struct string_regs){ TEST + 4096, TEST + 4096, 0, 0 };
+	r = (struct string_regs){TEST + 4096, TEST + 4096, 0, 0};
 	STRING("rep movsq", r);
 	CHECK_TRAP(NO_TRAP);
 	CHECK_EQ(r.rsi, TEST + 4096);
 	/* 32-bit addresses wrap and zero-extend; the count is ECX. */
-	r = (struct string_regs){ 0xffffffff00000000 | PHYS2, 0xeeeeeeee00000000 | (PHYS2 + 0x800), 0xdddddddd00000004, 0 };
+	r = (struct string_regs){0xffffffff00000000 | PHYS2, 0xeeeeeeee00000000 | (PHYS2 + 0x800),
+				 0xdddddddd00000004, 0};
 	STRING("cld; rep movsb (%%esi), (%%edi)", r);
 	CHECK_TRAP(NO_TRAP);
 	CHECK_EQ(r.rsi, PHYS2 + 4);
@@ -106,7 +110,7 @@ static void strings_faulting(void)
 	CHECK_EQ(r.rcx, 0);
 	/* Overlap: forward by one byte fills. */
 	source[0] = 0x77;
-	r = (struct string_regs){ PHYS2, PHYS2 + 1, 100, 0 };
+	r = (struct string_regs){PHYS2, PHYS2 + 1, 100, 0};
 	STRING("cld; rep movsb", r);
 	for (int i = 0; i <= 100; i++)
 		if (source[i] != 0x77)
@@ -119,28 +123,28 @@ static void strings_faulting(void)
 		__builtin_memcpy(&v, expected + i, 8);
 		__builtin_memcpy(expected + i + 4, &v, 8);
 	}
-	r = (struct string_regs){ PHYS2, PHYS2 + 4, 12, 0 };
+	r = (struct string_regs){PHYS2, PHYS2 + 4, 12, 0};
 	STRING("cld; rep movsq", r);
 	CHECK_EQ(memcmp(source, expected, 104), 0);
 	/* Two GVAs of one page overlap as one page does. */
 	pte[1] = PHYS | RW;
 	invlpg(TEST + 4096);
 	low[0] = 0x42;
-	r = (struct string_regs){ TEST, TEST + 4096 + 1, 50, 0 };
+	r = (struct string_regs){TEST, TEST + 4096 + 1, 50, 0};
 	STRING("cld; rep movsb", r);
 	CHECK_EQ(low[50], 0x42);
 	/* Long ones, all sizes, across many pages. */
 	uint8_t *from = (uint8_t *)0x1600000, *to = (uint8_t *)0x1700000;
 	for (unsigned i = 0; i < 0x10000; i++)
 		from[i] = (uint8_t)(i ^ i >> 8);
-	r = (struct string_regs){ (uint64_t)from + 1, (uint64_t)to + 3, 0xfff0 / 8, 0 };
+	r = (struct string_regs){(uint64_t)from + 1, (uint64_t)to + 3, 0xfff0 / 8, 0};
 	STRING("cld; rep movsq", r);
 	CHECK_EQ(memcmp(from + 1, to + 3, 0xfff0), 0);
 	CHECK_EQ(r.rdi, to + 3 + 0xfff0);
-	r = (struct string_regs){ (uint64_t)from + 0xfff8, (uint64_t)to + 0x1fff8, 0x2000, 0 };
+	r = (struct string_regs){(uint64_t)from + 0xfff8, (uint64_t)to + 0x1fff8, 0x2000, 0};
 	STRING("std; rep movsq; cld", r);
 	CHECK_EQ(memcmp(from, to + 0x10000, 0x10000), 0);
-	r = (struct string_regs){ 0, (uint64_t)to + 1, 0x1000, 0x0102030405060708 };
+	r = (struct string_regs){0, (uint64_t)to + 1, 0x1000, 0x0102030405060708};
 	STRING("cld; rep stosq", r);
 	CHECK_EQ(to[1], 8);
 	CHECK_EQ(to[0x8000], 1);
@@ -173,13 +177,13 @@ static void ports(void)
 	CHECK_EQ(inb(0x1234), 0xff); /* nobody */
 	/* String I/O. */
 	memcpy(buf, "abcdefgh", 8);
-	r = (struct string_regs){ (uint64_t)buf, 0, 2, 0 };
-	TRY_ASM(AT("cld; rep outsl"), "+S"(r.rsi) COMMA "+c"(r.rcx), "d"(0xe0));
+	r = (struct string_regs){(uint64_t)buf, 0, 2, 0};
+	TRY_ASM(AT("cld; rep outsl"), "+S"(r.rsi)COMMA "+c"(r.rcx), "d"(0xe0));
 	CHECK_EQ(r.rcx, 0);
 	CHECK_EQ(r.rsi, buf + 8);
 	CHECK_EQ(inl(0xe0), 0x68676665);
 	r.rcx = 100;
-	TRY_ASM(AT("cld; rep insb"), "+D"(buf) COMMA "+c"(r.rcx), "d"(0xe1));
+	TRY_ASM(AT("cld; rep insb"), "+D"(buf)COMMA "+c"(r.rcx), "d"(0xe1));
 	CHECK_EQ(buf, PHYS2 + 100);
 	buf = (uint8_t *)PHYS2;
 	CHECK_EQ(buf[0], 'f');
@@ -187,15 +191,15 @@ static void ports(void)
 	CHECK_EQ(buf[100] == 'f', 0);
 	/* INS into a page that is not there: the port must not have been read for the faulting element. */
 	window();
-	r = (struct string_regs){ 0, TEST + 4096 - 4, 4, 0 };
-	TRY_ASM(AT("cld; rep insw"), "+D"(r.rdi) COMMA "+c"(r.rcx), "d"(0xe0));
+	r = (struct string_regs){0, TEST + 4096 - 4, 4, 0};
+	TRY_ASM(AT("cld; rep insw"), "+D"(r.rdi)COMMA "+c"(r.rcx), "d"(0xe0));
 	CHECK_ERROR(PF, 2);
 	CHECK_EQ(r.rcx, 2);
 	CHECK_EQ(*(uint32_t *)(TEST + 4092), 0x66656665);
 	/* Long runs across pages. */
 	outb(0xe0, 0x5a);
-	r = (struct string_regs){ 0, 0x1600ff0, 5000, 0 };
-	TRY_ASM(AT("cld; rep insb"), "+D"(r.rdi) COMMA "+c"(r.rcx), "d"(0xe0));
+	r = (struct string_regs){0, 0x1600ff0, 5000, 0};
+	TRY_ASM(AT("cld; rep insb"), "+D"(r.rdi)COMMA "+c"(r.rcx), "d"(0xe0));
 	CHECK_EQ(r.rdi, 0x1600ff0 + 5000);
 	CHECK_EQ(*(uint8_t *)(0x1600ff0 + 4999), 0x5a);
 }
@@ -237,19 +241,19 @@ static void device_memory(void)
 	CHECK_EQ(*(volatile uint32_t *)(dev + 0x1fd), 0xa1b2c3d4);
 	/* Strings between device and memory. */
 	memcpy((void *)PHYS2, "0123456789abcdef", 16);
-	r = (struct string_regs){ PHYS2, (uint64_t)dev + 0x100, 4, 0 };
+	r = (struct string_regs){PHYS2, (uint64_t)dev + 0x100, 4, 0};
 	STRING("cld; rep movsl", r);
 	CHECK_EQ(dev32[0x104 / 4], 0x37363534);
-	r = (struct string_regs){ (uint64_t)dev + 0x100, PHYS2 + 0x100, 16, 0 };
+	r = (struct string_regs){(uint64_t)dev + 0x100, PHYS2 + 0x100, 16, 0};
 	STRING("cld; rep movsb", r);
 	CHECK_EQ(memcmp((void *)PHYS2, (void *)(PHYS2 + 0x100), 16), 0);
-	r = (struct string_regs){ (uint64_t)dev + 0x100, (uint64_t)dev + 0x200, 2, 0 };
+	r = (struct string_regs){(uint64_t)dev + 0x100, (uint64_t)dev + 0x200, 2, 0};
 	STRING("cld; rep movsq", r);
 	CHECK_EQ(dev32[0x20c / 4], 0x66656463);
-	r = (struct string_regs){ 0, (uint64_t)dev + 0x200, 16, 'c' };
+	r = (struct string_regs){0, (uint64_t)dev + 0x200, 16, 'c'};
 	STRING("cld; repne scasb", r);
 	CHECK_EQ(r.rcx, 16 - 13);
-	r = (struct string_regs){ (uint64_t)dev + 0x100, PHYS2, 16, 0 };
+	r = (struct string_regs){(uint64_t)dev + 0x100, PHYS2, 16, 0};
 	STRING("cld; repe cmpsb", r);
 	CHECK_EQ(r.rcx, 0);
 	asm volatile("movups %0, %%xmm0; movups %%xmm0, %1" ::"m"(dev[0x100]), "m"(dev[0x300]) : "memory");
@@ -265,17 +269,26 @@ static void locked(void)
 
 	group("locked");
 	pair[0] = 1, pair[1] = 2;
-	asm volatile("lock cmpxchg16b %3; setz %2" : "=a"(lo), "=d"(hi), "=r"(zf), "+m"(pair) : "a"(1ull), "d"(2ull), "b"(3ull), "c"(4ull) : "cc");
+	asm volatile("lock cmpxchg16b %3; setz %2"
+		     : "=a"(lo), "=d"(hi), "=r"(zf), "+m"(pair)
+		     : "a"(1ull), "d"(2ull), "b"(3ull), "c"(4ull)
+		     : "cc");
 	CHECK_EQ(zf, 1);
 	CHECK_EQ(pair[0], 3);
 	CHECK_EQ(pair[1], 4);
-	asm volatile("lock cmpxchg16b %3; setz %2" : "=a"(lo), "=d"(hi), "=r"(zf), "+m"(pair) : "a"(1ull), "d"(2ull), "b"(3ull), "c"(4ull) : "cc");
+	asm volatile("lock cmpxchg16b %3; setz %2"
+		     : "=a"(lo), "=d"(hi), "=r"(zf), "+m"(pair)
+		     : "a"(1ull), "d"(2ull), "b"(3ull), "c"(4ull)
+		     : "cc");
 	CHECK_EQ(zf, 0);
 	CHECK_EQ(lo, 3);
 	CHECK_EQ(hi, 4);
 	TRY_ASM("xor %%eax, %%eax\n" AT("lock cmpxchg16b 8(%0)"), , "r"(pair), "rax", "rdx");
 	CHECK_FAULT_ERROR(GP, 0);
-	asm volatile("cmpxchg8b %2; setz %1" : "=a"(lo), "=r"(zf), "+m"(pair[0]) : "a"(3), "d"(0), "b"(5), "c"(6) : "cc");
+	asm volatile("cmpxchg8b %2; setz %1"
+		     : "=a"(lo), "=r"(zf), "+m"(pair[0])
+		     : "a"(3), "d"(0), "b"(5), "c"(6)
+		     : "cc");
 	CHECK_EQ(zf, 1);
 	CHECK_EQ(pair[0], 0x600000005);
 	*(uint64_t *)split = 10;
@@ -339,21 +352,26 @@ static void changing_code(void)
 	asm volatile("movl $1, %%ecx\n"
 		     "1: movb $2, 2f+1(%%rip)\n"
 		     "2: movl $1, %%eax\n"
-		     " movb $1, 2b+1(%%rip)" : "=a"(r)::"rcx", "memory");
+		     " movb $1, 2b+1(%%rip)"
+		     : "=a"(r)::"rcx", "memory");
 	CHECK_EQ(r, 2);
-	asm volatile("movb $0x90, 3f(%%rip); movb $0x90, 3f+1(%%rip)\n xor %%eax, %%eax\n 3: .byte 0xeb, 4\n inc %%eax\n inc %%eax" : "=a"(r)::"memory");
+	asm volatile("movb $0x90, 3f(%%rip); movb $0x90, 3f+1(%%rip)\n xor %%eax, %%eax\n 3: .byte 0xeb, 4\n "
+		     "inc %%eax\n inc %%eax"
+		     : "=a"(r)::"memory");
 	CHECK_EQ(r, 2);
 	/* A loop that rewrites its own immediate. */
 	asm volatile("xor %%eax, %%eax; movl $10, %%ecx\n"
 		     "4: addl $5, %%eax\n .set imm, . - 1\n"
 		     " incb imm(%%rip); dec %%ecx; jnz 4b\n"
-		     " movb $5, imm(%%rip)" : "=a"(r)::"rcx", "memory", "cc");
+		     " movb $5, imm(%%rip)"
+		     : "=a"(r)::"rcx", "memory", "cc");
 	CHECK_EQ(r, 5 * 10 + 45);
 	/* REP STOS over the code ahead; the instruction itself finishes first. */
 	emit_return(CODE + 0x100, 5);
 	CHECK_EQ(((func)(CODE + 0x100))(), 5);
-	static const uint8_t stos_over[] = { 0xfc, 0xb0, 0x90, 0xb9, 8, 0, 0, 0, 0x48, 0x8d, 0x3d, 2, 0, 0, 0, 0xf3, 0xaa,
-					     0xeb, 6, 0x0f, 0x0b, 0x0f, 0x0b, 0x0f, 0x0b, 0xb8, 42, 0, 0, 0, 0xc3 };
+	static const uint8_t stos_over[] = {0xfc, 0xb0, 0x90, 0xb9, 8,	  0,	0,    0, 0x48, 0x8d, 0x3d,
+					    2,	  0,	0,    0,    0xf3, 0xaa, 0xeb, 6, 0x0f, 0x0b, 0x0f,
+					    0x0b, 0x0f, 0x0b, 0xb8, 42,	  0,	0,    0, 0xc3};
 	for (int i = 0; i < 3; i++) {
 		memcpy(CODE + 0x200, stos_over, sizeof(stos_over));
 		CHECK_EQ(((func)(CODE + 0x200))(), 42);
@@ -361,7 +379,9 @@ static void changing_code(void)
 	/* PUSH and CALL that write code. */
 	emit_return(CODE + 0x300, 1);
 	((func)(CODE + 0x300))();
-	asm volatile("mov %%rsp, %%rbx; lea 8(%0), %%rsp; pushq %1; mov %%rbx, %%rsp" ::"r"(CODE + 0x300), "r"(0xc300000009b8ull) : "rbx", "memory");
+	asm volatile("mov %%rsp, %%rbx; lea 8(%0), %%rsp; pushq %1; mov %%rbx, %%rsp" ::"r"(CODE + 0x300),
+		     "r"(0xc300000009b8ull)
+		     : "rbx", "memory");
 	CHECK_EQ(((func)(CODE + 0x300))(), 9);
 	/* An instruction across two pages, whose second half changes. */
 	emit_return(CODE + 0x1000 - 3, 0x11111111);
@@ -402,7 +422,8 @@ static void changing_code(void)
 		invlpg(TEST + 0x2000);
 		CHECK_EQ(((func)(TEST + 0x2040))(), 1 + (i & 1));
 	}
-	/* The accessed-bit write of a page walk may hit a page that also holds code: here the page table itself. */
+	/* The accessed-bit write of a page walk may hit a page that also holds code: here the page table
+	 * itself. */
 	uint8_t *in_table = (uint8_t *)&pte[256];
 	emit_return(in_table, 3);
 	for (int i = 0; i < 4; i++) {
@@ -419,9 +440,10 @@ static void overlapping_code(void)
 	uint32_t a, b;
 
 	group("overlapping code");
-	asm volatile("xor %%eax, %%eax; xor %%ecx, %%ecx\n"
-		     "1: .byte 0xb8\n 2: inc %%ecx; nop; nop\n test %%eax, %%eax; jz 3f; xor %%eax, %%eax; jmp 2b\n 3:"
-		     : "=a"(a), "=c"(b)::"cc");
+	asm volatile(
+	    "xor %%eax, %%eax; xor %%ecx, %%ecx\n"
+	    "1: .byte 0xb8\n 2: inc %%ecx; nop; nop\n test %%eax, %%eax; jz 3f; xor %%eax, %%eax; jmp 2b\n 3:"
+	    : "=a"(a), "=c"(b)::"cc");
 	CHECK_EQ(a, 0);
 	CHECK_EQ(b, 1);
 }

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Four-level paging: permissions and error codes, accessed and dirty bits, reserved bits, large pages, what must
- * be flushed by what, PCIDs, SMEP and SMAP (SDM volume 3, chapter 4).
+ * Four-level paging: permissions and error codes, accessed and dirty bits, reserved bits, large pages, what
+ * must be flushed by what, PCIDs, SMEP and SMAP (SDM volume 3, chapter 4).
  *
  * Tests use the GVA window at TEST, in page tables of its own, backed by the physical page at PHYS.
  */
 #include "metal.h"
 
-#define TEST 0x40200000ull	/* beyond the identity map */
-#define PHYS 0x1200000ull
+#define TEST  0x40200000ull /* beyond the identity map */
+#define PHYS  0x1200000ull
 #define PHYS2 0x1400000ull
-#define RW (P_P | P_W)
+#define RW    (P_P | P_W)
 
 static volatile uint64_t *const test = (volatile uint64_t *)TEST;
 static volatile uint64_t *const phys = (volatile uint64_t *)PHYS;
 static volatile uint64_t *const phys2 = (volatile uint64_t *)PHYS2;
 static uint64_t *pte, *pde, *pdpte, *pml4e;
 
-#define TRY_READ(at) TRY_ASM(AT("mov (%0), %%rax"), , "r"(at), "rax")
+#define TRY_READ(at)  TRY_ASM(AT("mov (%0), %%rax"), , "r"(at), "rax")
 #define TRY_WRITE(at) TRY_ASM(AT("movq $1, (%0)"), , "r"(at))
 
 static void set_pte(uint64_t value)
@@ -139,7 +139,8 @@ static void accessed_dirty(void)
 	/* CMPXCHG that fails still writes: D. */
 	set_pte(PHYS | RW);
 	phys[1] = 5;
-	TRY_ASM("xor %%eax, %%eax; xor %%ecx, %%ecx; lock cmpxchg %%rcx, (%0)", , "r"(TEST + 8), "rax", "rcx");
+	TRY_ASM("xor %%eax, %%eax; xor %%ecx, %%ecx; lock cmpxchg %%rcx, (%0)", , "r"(TEST + 8), "rax",
+		"rcx");
 	CHECK_EQ(*pte & P_D, P_D);
 	CHECK_EQ(phys[1], 5);
 }
@@ -384,10 +385,14 @@ static void crossing(void)
 	CHECK_EQ(v, 0x1122334455667788);
 	asm volatile("lock addq %1, (%0)" ::"r"(TEST + 4093), "r"(1ull << 32) : "memory");
 	CHECK_EQ(((volatile uint8_t *)PHYS2)[1], 0x45);
-	asm volatile("lock cmpxchgq %2, (%1)" : "=a"(v) : "r"(TEST + 4093), "r"(7ull), "a"(0x1122334555667788ull) : "memory");
+	asm volatile("lock cmpxchgq %2, (%1)"
+		     : "=a"(v)
+		     : "r"(TEST + 4093), "r"(7ull), "a"(0x1122334555667788ull)
+		     : "memory");
 	asm volatile("movq (%1), %0" : "=r"(v) : "r"(TEST + 4093));
 	CHECK_EQ(v, 7);
-	/* A first page that is not there and a second that is: the first is reported, with its own address. */
+	/* A first page that is not there and a second that is: the first is reported, with its own address.
+	 */
 	set_pte(0);
 	TRY_ASM(AT("movq (%0), %%rax"), , "r"(TEST + 4093), "rax");
 	CHECK_FAULT_ERROR(PF, 0);
@@ -494,7 +499,8 @@ static void smap(void)
 	CHECK_FAULT_ERROR(PF, 1);
 	TRY_WRITE(TEST);
 	CHECK_FAULT_ERROR(PF, 3);
-	TRY_ASM(".byte 0x0f, 0x01, 0xcb\n mov (%0), %%rax\n .byte 0x0f, 0x01, 0xca", , "r"(TEST), "rax"); /* STAC CLAC */
+	TRY_ASM(".byte 0x0f, 0x01, 0xcb\n mov (%0), %%rax\n .byte 0x0f, 0x01, 0xca", , "r"(TEST),
+		"rax"); /* STAC CLAC */
 	CHECK_TRAP(NO_TRAP);
 	TRY_READ(TEST);
 	CHECK_FAULT_ERROR(PF, 1);
@@ -511,7 +517,9 @@ static void smap(void)
 
 static void invpcid(uint64_t type, uint64_t pcid, uint64_t gva)
 {
-	struct { uint64_t pcid, gva; } d = { pcid, gva };
+	struct {
+		uint64_t pcid, gva;
+	} d = {pcid, gva};
 
 	asm volatile("invpcid %0, %1" ::"m"(d), "r"(type) : "memory");
 }
@@ -574,10 +582,12 @@ static void pcid(void)
 		invpcid(2, 0, 0); /* other PCIDs', too */
 		WRITE_REG(cr3, (uint64_t)space | 5 | 1ull << 63);
 		CHECK_EQ(test[0], 2);
-		struct { uint64_t pcid, gva; } d = { 0x1000, 0 };
-		TRY_ASM(AT("invpcid %0, %1"), , "m"(d) COMMA "r"(1ull));
+		struct {
+			uint64_t pcid, gva;
+		} d = {0x1000, 0};
+		TRY_ASM(AT("invpcid %0, %1"), , "m"(d)COMMA "r"(1ull));
 		CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
-		TRY_ASM(AT("invpcid %0, %1"), , "m"(d) COMMA "r"(4ull));
+		TRY_ASM(AT("invpcid %0, %1"), , "m"(d)COMMA "r"(4ull));
 		CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
 	} else {
 		skip("no INVPCID");
@@ -596,12 +606,18 @@ static void implicit_accesses(void)
 	/* GDT and IDT read through paging. */
 	memcpy((void *)PHYS, idt, 4096);
 	set_pte(PHYS | RW);
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) moved = { 4095, TEST };
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) moved = {4095, TEST};
 	asm volatile("lidt %0" ::"m"(moved));
 	TRY(AT("int3"));
 	CHECK_TRAP(BP);
 	load_idt();
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) gdtr, other;
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) gdtr, other;
 	asm volatile("sgdt %0" : "=m"(gdtr));
 	memcpy((void *)PHYS, gdt, 256);
 	other = gdtr;

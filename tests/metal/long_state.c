@@ -9,7 +9,7 @@ enum { X87 = 1, SSE = 2, AVX = 4 };
 static uint8_t area[4096] __attribute__((aligned(64))), area2[4096] __attribute__((aligned(64)));
 static uint64_t cr4_plain;
 
-#define XSAVE(insn, where, mask) TRY_ASM(AT(insn " (%0)"), , "r"(where) COMMA "a"(mask) COMMA "d"(0))
+#define XSAVE(insn, where, mask) TRY_ASM(AT(insn " (%0)"), , "r"(where)COMMA "a"(mask)COMMA "d"(0))
 
 static void xsetbv(uint32_t value)
 {
@@ -27,7 +27,8 @@ static uint32_t xgetbv(uint32_t index)
 static void control(void)
 {
 	extern uint8_t user_xsetbv[];
-	__asm__(".pushsection .user, \"ax\"\nuser_xsetbv: mov $7, %eax; xor %edx, %edx; xor %ecx, %ecx; xsetbv\n.popsection");
+	__asm__(".pushsection .user, \"ax\"\nuser_xsetbv: mov $7, %eax; xor %edx, %edx; xor %ecx, %ecx; "
+		"xsetbv\n.popsection");
 
 	group("XCR0");
 	CHECK_EQ(cpuid(1, 0).c >> 27 & 1, 0); /* OSXSAVE mirrors CR4 */
@@ -68,7 +69,10 @@ static void control(void)
 	WRITE_REG(cr0, cr0);
 }
 
-static uint64_t *bv(uint8_t *a) { return (uint64_t *)(a + 512); }
+static uint64_t *bv(uint8_t *a)
+{
+	return (uint64_t *)(a + 512);
+}
 
 static void set_ymm(uint64_t v)
 {
@@ -79,7 +83,8 @@ static uint64_t get_ymm(uint64_t *high)
 {
 	uint64_t lo;
 
-	asm volatile("movq %%xmm5, %0; vextracti128 $1, %%ymm5, %%xmm6; movq %%xmm6, %1" : "=r"(lo), "=r"(*high));
+	asm volatile("movq %%xmm5, %0; vextracti128 $1, %%ymm5, %%xmm6; movq %%xmm6, %1"
+		     : "=r"(lo), "=r"(*high));
 	return lo;
 }
 
@@ -202,7 +207,8 @@ static void fxsave(void)
 	*(uint32_t *)(area + 24) = 0x20000;
 	TRY_ASM(AT("fxrstor64 (%0)"), , "r"(area));
 	CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0));
-	/* The x87 remembers where its last instruction stood; a translator may not know, but never tells its own address. */
+	/* The x87 remembers where its last instruction stood; a translator may not know, but never tells its
+	 * own address. */
 	uint32_t env[7];
 	asm volatile("fninit\n fi1: fld1; fnstenv %0; fninit" : "=m"(env));
 	extern uint8_t fi1[];
@@ -231,7 +237,7 @@ static void counters(void)
 		TRY("mov $0xc0000103, %%ecx; mov $1, %%edx; xor %%eax, %%eax\n" AT("wrmsr"));
 		CHECK_UNLESS_ORACLE(FAULT_IS_ERROR(GP, 0) || (is_amd() && trap.vector == NO_TRAP));
 	}
-	static const uint32_t plain[] = { 0xc0000081, 0xc0000082, 0xc0000083, 0x175, 0x176, 0xc0000102 };
+	static const uint32_t plain[] = {0xc0000081, 0xc0000082, 0xc0000083, 0x175, 0x176, 0xc0000102};
 	for (unsigned i = 0; i < sizeof(plain) / sizeof(plain[0]); i++) {
 		uint64_t old = rdmsr(plain[i]);
 
@@ -268,15 +274,20 @@ static void identification(void)
 	CHECK(cpuid(0x80000000, 0).a >= 0x80000008);
 	/* What every x86-64 processor has. */
 	CHECK_EQ(f.d & 0x07808151, 0x07808151 & f.d);
-	CHECK_EQ(f.d & (1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 15 | 1 << 24 | 1 << 25 | 1 << 26),
-		 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 15 | 1 << 24 | 1 << 25 | 1 << 26);
+	CHECK_EQ(f.d & (1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 15 | 1 << 24 | 1 << 25 |
+			1 << 26),
+		 1 << 0 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 15 | 1 << 24 | 1 << 25 |
+		     1 << 26);
 	CHECK_EQ(x.d & (1 << 11 | 1 << 29), 1 << 11 | 1 << 29);
 	CHECK((cpuid(0x80000008, 0).a & 0xff) >= 36);
 	/* Above the highest basic leaf, and sub-leaves that do not exist. */
 	CHECK_EQ(cpuid(7, 100).b, 0);
 	/* RIP-relative sanity: CPUID leaves the upper halves of its registers clear. */
 	uint64_t a = ~0ull, b;
-	asm volatile("mov %2, %%rbx; cpuid; mov %%rbx, %1" : "+a"(a), "=r"(b) : "r"(~0ull), "c"(0) : "rbx", "rdx");
+	asm volatile("mov %2, %%rbx; cpuid; mov %%rbx, %1"
+		     : "+a"(a), "=r"(b)
+		     : "r"(~0ull), "c"(0)
+		     : "rbx", "rdx");
 	CHECK_EQ(a >> 32, 0);
 	CHECK_EQ(b >> 32, 0);
 	if (f.c >> 30 & 1) { /* RDRAND: CF set, and not always the same */

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The same work, undisturbed and then in a storm: a timer interrupt every few microseconds whose handler unmaps pages of
- * the work's data, drops its stack's translation, and rewrites a function that the work calls (to other instructions
- * that do the same); page faults map the pages again. Results must be equal: every fault and interrupt must find
- * and leave exact registers, flags and memory, wherever an engine happens to be.
+ * The same work, undisturbed and then in a storm: a timer interrupt every few microseconds whose handler
+ * unmaps pages of the work's data, drops its stack's translation, and rewrites a function that the work calls
+ * (to other instructions that do the same); page faults map the pages again. Results must be equal: every
+ * fault and interrupt must find and leave exact registers, flags and memory, wherever an engine happens to
+ * be.
  */
 #include "apic.h"
 #include "work.h"
 
 #define WINDOW 0x40200000ull
-#define PHYS 0x1200000ull
-#define CODE ((volatile uint8_t *)0x1800000)
+#define PHYS   0x1200000ull
+#define CODE   ((volatile uint8_t *)0x1800000)
 enum { PAGES = WORK_PAGES, TIMER = 0x80, RUNS = 12, MAX_STORM_RUNS = 2000, ENOUGH_TICKS = 500 };
 
 static uint64_t *pte;
@@ -21,9 +22,10 @@ static volatile bool storming;
 
 /* Three ways to return RDI + 3. */
 static const uint8_t variants[3][16] = {
-	{ 0x48, 0x8d, 0x47, 0x03, 0x90, 0x90, 0x90, 0x90, 0xc3 },		/* lea 3(%rdi), %rax */
-	{ 0x48, 0x89, 0xf8, 0x48, 0x83, 0xc0, 0x03, 0x90, 0xc3 },		/* mov %rdi, %rax; add $3, %rax */
-	{ 0x48, 0x8d, 0x47, 0x01, 0x48, 0xff, 0xc0, 0xeb, 0x05, 0, 0, 0, 0, 0, 0x48, 0xff }, /* see write_variant() */
+    {0x48, 0x8d, 0x47, 0x03, 0x90, 0x90, 0x90, 0x90, 0xc3}, /* lea 3(%rdi), %rax */
+    {0x48, 0x89, 0xf8, 0x48, 0x83, 0xc0, 0x03, 0x90, 0xc3}, /* mov %rdi, %rax; add $3, %rax */
+    {0x48, 0x8d, 0x47, 0x01, 0x48, 0xff, 0xc0, 0xeb, 0x05, 0, 0, 0, 0, 0, 0x48,
+     0xff}, /* see write_variant() */
 };
 
 static void write_variant(unsigned n)
@@ -73,7 +75,7 @@ static bool on_trap(struct frame *f)
 
 static uint64_t indirect(uint64_t h)
 {
-	uint64_t (*add3)(uint64_t) = (uint64_t (*)(uint64_t))(CODE + 0x40);
+	uint64_t (*add3)(uint64_t) = (uint64_t(*)(uint64_t))(CODE + 0x40);
 
 	for (unsigned i = 0; i < 2000; i++)
 		h = mix(add3(h), i);
@@ -84,7 +86,8 @@ static uint64_t indirect(uint64_t h)
 extern uint8_t user_sum[];
 __asm__(".pushsection .user, \"ax\"\n"
 	"user_sum: mov $0x40200000, %esi; mov $32768, %ecx; xor %eax, %eax\n"
-	" 1: mov (%rsi), %rdx; rol $7, %rax; xor %rdx, %rax; push %rax; pop %rax; add $8, %rsi; dec %ecx; jnz 1b\n"
+	" 1: mov (%rsi), %rdx; rol $7, %rax; xor %rdx, %rax; push %rax; pop %rax; add $8, %rsi; dec %ecx; "
+	"jnz 1b\n"
 	" mov %rax, user_result; int3\n"
 	"user_result: .quad 0\n"
 	".popsection");

@@ -1,48 +1,61 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Ways between privilege levels and code sizes: SYSCALL and SYSRET, SYSENTER and SYSEXIT, IRET, far returns, call
- * gates, compatibility mode (SDM volume 3, 5.8; volume 2).
+ * Ways between privilege levels and code sizes: SYSCALL and SYSRET, SYSENTER and SYSEXIT, IRET, far returns,
+ * call gates, compatibility mode (SDM volume 3, 5.8; volume 2).
  */
 #include "metal.h"
 
-enum { MSR_STAR = 0xc0000081, MSR_LSTAR, MSR_CSTAR, MSR_FMASK, MSR_SYSENTER_CS = 0x174, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP,
-       MSR_FS_BASE = 0xc0000100, MSR_GS_BASE, MSR_KERNEL_GS_BASE };
+enum {
+	MSR_STAR = 0xc0000081,
+	MSR_LSTAR,
+	MSR_CSTAR,
+	MSR_FMASK,
+	MSR_SYSENTER_CS = 0x174,
+	MSR_SYSENTER_ESP,
+	MSR_SYSENTER_EIP,
+	MSR_FS_BASE = 0xc0000100,
+	MSR_GS_BASE,
+	MSR_KERNEL_GS_BASE
+};
 
 /* What an entry point saw. */
 uint64_t gate_frame[4];
 uint64_t entry_rcx, entry_r11, entry_flags, entry_cs, entry_ss, entry_rsp;
 extern uint8_t syscall_entry[], syscall_entry_sysret[], sysenter_entry[], sysenter_entry_exit[], gate_entry[];
-extern uint8_t user_syscall[], user_syscall_after[], user_sysenter[], user_after_exit[], user_gate[], user_gate_after[],
-	user_gs[], user_compat[], user_nop_int3[], user_lret[], user_iret_up[];
+extern uint8_t user_syscall[], user_syscall_after[], user_sysenter[], user_after_exit[], user_gate[],
+    user_gate_after[], user_gs[], user_compat[], user_nop_int3[], user_lret[], user_iret_up[];
 
-__asm__(".pushsection .text\n"
-	"record_entry: mov %rcx, entry_rcx; mov %r11, entry_r11; pushf; pop entry_flags; mov %cs, entry_cs; mov %ss, entry_ss\n"
-	" ret\n"
-	/* No stack is switched by SYSCALL: borrow the kernel's. */
-	"syscall_entry: mov %rsp, entry_rsp; mov $boot_stack_top - 8192, %rsp; call record_entry; int3\n"
-	"syscall_entry_sysret: mov %rsp, entry_rsp; mov $boot_stack_top - 8192, %rsp; call record_entry\n"
-	" mov entry_rsp, %rsp; mov $0x246, %r11d; rex.w sysret\n"
-	"sysenter_entry: mov %rsp, entry_rsp; call record_entry; int3\n"
-	"sysenter_entry_exit: mov %rsp, entry_rsp; call record_entry; mov $user_after_exit, %edx\n"
-	" mov $user_stack_top, %ecx; rex.w sysexit\n"
-	"gate_entry: mov %rsp, entry_rsp; mov %rsp, %rsi; mov $gate_frame, %edi; mov $4, %ecx; cld; rep movsq; call record_entry; lretq\n"
-	".popsection\n"
-	".pushsection .user, \"ax\"\n"
-	"user_syscall: stc; std; syscall\n"
-	"user_syscall_after: int3\n"
-	"user_sysenter: sysenter\n int3\n"
-	"user_after_exit: int3\n"
-	"user_gate: rex.w lcall *user_gate_pointer\n"
-	"user_gate_after: int3\n"
-	"user_gate_pointer: .quad 0; .word 0x53\n"
-	"user_gs: mov %gs:0, %rax; int3\n"
-	"user_nop_int3: nop; int3\n"
-	"user_lret: pushq $0x23; pushq $user_compat; lretq\n"
-	"user_iret_up: pushq $0x10; pushq $0x1000; pushq $2; pushq $8; pushq $0; iretq\n"
-	".code32\n"
-	"user_compat: mov $0x12345678, %eax; inc %eax; push %eax; pop %ebx; mov %esp, %esi; .byte 0x40; int3\n"
-	".code64\n"
-	".popsection");
+__asm__(
+    ".pushsection .text\n"
+    "record_entry: mov %rcx, entry_rcx; mov %r11, entry_r11; pushf; pop entry_flags; mov %cs, entry_cs; mov "
+    "%ss, entry_ss\n"
+    " ret\n"
+    /* No stack is switched by SYSCALL: borrow the kernel's. */
+    "syscall_entry: mov %rsp, entry_rsp; mov $boot_stack_top - 8192, %rsp; call record_entry; int3\n"
+    "syscall_entry_sysret: mov %rsp, entry_rsp; mov $boot_stack_top - 8192, %rsp; call record_entry\n"
+    " mov entry_rsp, %rsp; mov $0x246, %r11d; rex.w sysret\n"
+    "sysenter_entry: mov %rsp, entry_rsp; call record_entry; int3\n"
+    "sysenter_entry_exit: mov %rsp, entry_rsp; call record_entry; mov $user_after_exit, %edx\n"
+    " mov $user_stack_top, %ecx; rex.w sysexit\n"
+    "gate_entry: mov %rsp, entry_rsp; mov %rsp, %rsi; mov $gate_frame, %edi; mov $4, %ecx; cld; rep movsq; "
+    "call record_entry; lretq\n"
+    ".popsection\n"
+    ".pushsection .user, \"ax\"\n"
+    "user_syscall: stc; std; syscall\n"
+    "user_syscall_after: int3\n"
+    "user_sysenter: sysenter\n int3\n"
+    "user_after_exit: int3\n"
+    "user_gate: rex.w lcall *user_gate_pointer\n"
+    "user_gate_after: int3\n"
+    "user_gate_pointer: .quad 0; .word 0x53\n"
+    "user_gs: mov %gs:0, %rax; int3\n"
+    "user_nop_int3: nop; int3\n"
+    "user_lret: pushq $0x23; pushq $user_compat; lretq\n"
+    "user_iret_up: pushq $0x10; pushq $0x1000; pushq $2; pushq $8; pushq $0; iretq\n"
+    ".code32\n"
+    "user_compat: mov $0x12345678, %eax; inc %eax; push %eax; pop %ebx; mov %esp, %esi; .byte 0x40; int3\n"
+    ".code64\n"
+    ".popsection");
 
 static void syscall_sysret(void)
 {
@@ -87,7 +100,8 @@ static void sysenter_sysexit(void)
 	wrmsr(MSR_SYSENTER_CS, 0);
 	run_user(user_sysenter, SEL_UCODE64, 0);
 	CHECK_ERROR(GP, 0);
-	/* CS, SS, and for SYSEXIT +16 and +24 (+32 and +40 with REX.W): the order of this GDT suits up to the exit. */
+	/* CS, SS, and for SYSEXIT +16 and +24 (+32 and +40 with REX.W): the order of this GDT suits up to the
+	 * exit. */
 	wrmsr(MSR_SYSENTER_CS, SEL_CODE64);
 	wrmsr(MSR_SYSENTER_ESP, tss.rsp[0] - 4096);
 	wrmsr(MSR_SYSENTER_EIP, (uint64_t)sysenter_entry);
@@ -110,7 +124,8 @@ static void call_gates(void)
 	group("call gates");
 	uint64_t at = (uint64_t)gate_entry;
 
-	gdt[SEL_TEST / 8] = (at & 0xffff) | (uint64_t)SEL_CODE64 << 16 | 0xecull << 40 | (at >> 16 & 0xffff) << 48;
+	gdt[SEL_TEST / 8] =
+	    (at & 0xffff) | (uint64_t)SEL_CODE64 << 16 | 0xecull << 40 | (at >> 16 & 0xffff) << 48;
 	gdt[SEL_TEST / 8 + 1] = at >> 32;
 	run_user(user_gate, SEL_UCODE64, 0);
 	CHECK_TRAP(BP);
@@ -161,26 +176,35 @@ static void compatibility_mode(void)
 	CHECK_ERROR(GP, SEL_CODE64);
 	/* CPL 0, 32-bit code, and back by a far jump. */
 	uint64_t out;
-	asm volatile("pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov $0xffffffff, %%eax; .byte 0x40; ljmp $8, $2f\n .code64\n 2:"
+	asm volatile("pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov $0xffffffff, %%eax; .byte 0x40; ljmp "
+		     "$8, $2f\n .code64\n 2:"
 		     : "=a"(out)::"memory", "cc");
 	CHECK_EQ(out, 0); /* 40 is INC EAX there */
 	/* Segment bases count in compatibility mode and not in 64-bit mode. */
 	gdt[SEL_TEST / 8 + 2] = seg_desc(0x100000, 0xfffff, 0x93, 0xc);
 	*(volatile uint32_t *)0x101000 = 0xabcd1234;
 	*(volatile uint32_t *)0x1000 = 0x11112222;
-	asm volatile("mov %1, %%es; pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov %%es:0x1000, %%eax; ljmp $8, $2f\n .code64\n"
-		     " 2: mov %2, %%es" : "=&a"(out) : "r"(SEL_TEST + 16), "r"(SEL_DATA) : "memory", "cc");
+	asm volatile("mov %1, %%es; pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov %%es:0x1000, %%eax; "
+		     "ljmp $8, $2f\n .code64\n"
+		     " 2: mov %2, %%es"
+		     : "=&a"(out)
+		     : "r"(SEL_TEST + 16), "r"(SEL_DATA)
+		     : "memory", "cc");
 	CHECK_EQ(out, 0xabcd1234);
-	asm volatile("mov %1, %%es; mov %%es:0x1000, %%eax; mov %2, %%es" : "=&a"(out) : "r"(SEL_TEST + 16), "r"(SEL_DATA));
+	asm volatile("mov %1, %%es; mov %%es:0x1000, %%eax; mov %2, %%es"
+		     : "=&a"(out)
+		     : "r"(SEL_TEST + 16), "r"(SEL_DATA));
 	CHECK_UNLESS_ORACLE((out) == (0x11112222));
 	/* 32-bit code with a limit. */
 	gdt[SEL_TEST / 8 + 3] = seg_desc(0, 0xfff, 0x93, 0x4);
-	TRY_ASM("mov %0, %%es; pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov %%es:0xffd, %%eax; ljmp $8, $9f\n .code64", ,
-		"r"(SEL_TEST + 24), "rax");
+	TRY_ASM("mov %0, %%es; pushq $0x18; pushq $1f; lretq\n .code32\n 1: mov %%es:0xffd, %%eax; ljmp $8, "
+		"$9f\n .code64",
+		, "r"(SEL_TEST + 24), "rax");
 	CHECK_UNLESS_ORACLE(TRAP_IS(GP, 0) && trap.cs == SEL_CODE32); /* TCG has no limit checks */
 	asm volatile("mov %0, %%es" ::"r"(SEL_DATA));
 	/* A 16-bit code segment in compatibility mode: 66 widens. */
-	asm volatile("pushq $0x38; pushq $1f; lretq\n .code16\n 1: mov $0x7fff, %%ax; add $1, %%ax; pushf; pop %%cx; ljmpl $8, $2f\n .code64\n 2:"
+	asm volatile("pushq $0x38; pushq $1f; lretq\n .code16\n 1: mov $0x7fff, %%ax; add $1, %%ax; pushf; "
+		     "pop %%cx; ljmpl $8, $2f\n .code64\n 2:"
 		     : "=a"(out)::"rcx", "memory", "cc");
 	CHECK_EQ(out & 0xffff, 0x8000);
 }
@@ -190,23 +214,31 @@ static void iret_forms(void)
 	uint64_t ss, cs, rsp, before;
 
 	group("IRET");
-	asm volatile("mov %%rsp, %0; mov %%rsp, %%rbx; pushq $0; push %%rbx; pushf; pushq $8; pushq $1f; iretq\n 1: mov %%ss, %1; mov %%rsp, %2\n"
-		     " mov %3, %%ss" : "=&r"(before), "=&r"(ss), "=&r"(rsp) : "r"(SEL_DATA) : "rbx", "memory", "cc");
+	asm volatile("mov %%rsp, %0; mov %%rsp, %%rbx; pushq $0; push %%rbx; pushf; pushq $8; pushq $1f; "
+		     "iretq\n 1: mov %%ss, %1; mov %%rsp, %2\n"
+		     " mov %3, %%ss"
+		     : "=&r"(before), "=&r"(ss), "=&r"(rsp)
+		     : "r"(SEL_DATA)
+		     : "rbx", "memory", "cc");
 	CHECK_EQ(ss & 0xffff, 0); /* a null SS is fine at CPL 0 in 64-bit mode */
 	CHECK_EQ(rsp, before);
 	TRY("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; pushq $0; pushq $1f\n" AT("iretq") "1: nop");
 	CHECK_FAULT_ERROR(GP, 0);
-	TRY("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; pushq $0x10; pushq $1f\n" AT("iretq") "1: nop");
+	TRY("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; pushq $0x10; pushq $1f\n" AT(
+	    "iretq") "1: nop");
 	CHECK_FAULT_ERROR(GP, SEL_DATA);
-	TRY("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x4000, (%%rsp); pushq $8; pushq $1f\n pushf; orq $0x4000, (%%rsp); popf\n"
-	    AT("iretq") "1: nop"); /* NT in 64-bit mode */
+	TRY("mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; orq $0x4000, (%%rsp); pushq $8; pushq $1f\n "
+	    "pushf; orq $0x4000, (%%rsp); popf\n" AT("iretq") "1: nop"); /* NT in 64-bit mode */
 	CHECK_FAULT_ERROR(GP, 0);
-	TRY("mov $0x8000, %%rax; shl $32, %%rax; mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; pushq $8; push %%rax\n" AT("iretq"));
+	TRY("mov $0x8000, %%rax; shl $32, %%rax; mov %%rsp, %%rbx; pushq $0x10; push %%rbx; pushf; pushq $8; "
+	    "push %%rax\n" AT("iretq"));
 	CHECK_UNLESS_ORACLE(trap.vector == GP);
 	/* 32-bit and 16-bit frames: IRETD */
-	asm volatile("mov %%rsp, %%rbx; sub $20, %%rsp; movl $1f, (%%rsp); movl $8, 4(%%rsp); movl $0x202, 8(%%rsp); mov %%ebx, 12(%%rsp);"
-		     "movl $0x10, 16(%%rsp); cli; .byte 0xcf\n 1: mov %%cs, %0; pushf; cli; pop %1; mov %%rbx, %%rsp"
-		     : "=r"(cs), "=r"(rsp)::"rbx", "memory", "cc");
+	asm volatile(
+	    "mov %%rsp, %%rbx; sub $20, %%rsp; movl $1f, (%%rsp); movl $8, 4(%%rsp); movl $0x202, 8(%%rsp); "
+	    "mov %%ebx, 12(%%rsp);"
+	    "movl $0x10, 16(%%rsp); cli; .byte 0xcf\n 1: mov %%cs, %0; pushf; cli; pop %1; mov %%rbx, %%rsp"
+	    : "=r"(cs), "=r"(rsp)::"rbx", "memory", "cc");
 	CHECK_EQ(cs & 0xffff, SEL_CODE64);
 	CHECK_EQ(rsp & RFLAGS_IF, RFLAGS_IF);
 }
@@ -216,7 +248,8 @@ static void flag_rules(void)
 	group("flag rules");
 	/* POPF at CPL 3 with IOPL 0 changes neither IF nor IOPL. */
 	extern uint8_t user_popf[];
-	__asm__(".pushsection .user, \"ax\"\nuser_popf: pushq $0x3ed7; popf; pushf; pop %rax; ud2\n.popsection");
+	__asm__(
+	    ".pushsection .user, \"ax\"\nuser_popf: pushq $0x3ed7; popf; pushf; pop %rax; ud2\n.popsection");
 	run_user(user_popf, SEL_UCODE64, 0);
 	CHECK_TRAP(UD);
 	CHECK_EQ(trap.rflags & 0x3200, 0);
@@ -255,7 +288,8 @@ static void bases(void)
 	asm volatile("mov %%fs:0x2008, %0" : "=r"(v)); /* wraps at 64 bits */
 	CHECK_EQ(v, 0x3333);
 	*(volatile uint64_t *)0x1010 = 0x4444;
-	asm volatile("mov $0x2010, %%eax; mov %%fs:(%%eax), %0" : "=r"(v)::"rax"); /* the base is added after the 32-bit wrap */
+	asm volatile("mov $0x2010, %%eax; mov %%fs:(%%eax), %0"
+		     : "=r"(v)::"rax"); /* the base is added after the 32-bit wrap */
 	CHECK_EQ(v, 0x4444);
 	wrmsr(MSR_FS_BASE, 0x500);
 	asm volatile("mov $-0x100, %%eax; add $0x100, %%eax; mov %%fs:(%%eax), %0" : "=r"(v)::"rax");
@@ -284,7 +318,8 @@ static void bases(void)
 
 static void user_privilege(void)
 {
-	extern uint8_t user_in[], user_rdmsr[], user_rdtsc[], user_sgdt[], user_lgdt[], user_swapgs[], user_invlpg[], user_cr[];
+	extern uint8_t user_in[], user_rdmsr[], user_rdtsc[], user_sgdt[], user_lgdt[], user_swapgs[],
+	    user_invlpg[], user_cr[];
 	__asm__(".pushsection .user, \"ax\"\n"
 		"user_in: inb $0xe0, %al; int3\n"
 		"user_rdmsr: xor %ecx, %ecx; rdmsr\n"
@@ -295,7 +330,7 @@ static void user_privilege(void)
 		"user_invlpg: invlpg (%rsp)\n"
 		"user_cr: mov %cr0, %rax\n"
 		".popsection");
-	uint8_t *const privileged[] = { user_rdmsr, user_lgdt, user_swapgs, user_invlpg, user_cr };
+	uint8_t *const privileged[] = {user_rdmsr, user_lgdt, user_swapgs, user_invlpg, user_cr};
 	uint64_t cr4 = READ_REG(cr4);
 
 	group("privilege");
@@ -307,7 +342,7 @@ static void user_privilege(void)
 	CHECK_ERROR(GP, 0);
 	run_user(user_in, SEL_UCODE64, 0x3000);
 	CHECK_TRAP(BP);
-	tss.bitmap[0xe0 / 8] &= (uint8_t)~(1u << (0xe0 & 7)); /* the I/O permission bitmap */
+	tss.bitmap[0xe0 / 8] &= (uint8_t) ~(1u << (0xe0 & 7)); /* the I/O permission bitmap */
 	run_user(user_in, SEL_UCODE64, 0);
 	CHECK_TRAP(BP);
 	tss.bitmap[0xe0 / 8] = 0xff;

@@ -74,11 +74,11 @@ static void mmio_exit(struct metal *m, struct kvm_run *run)
 
 static void unexpected_exit(struct metal *m, struct kvm_vcpu *vcpu, const struct kvm_run *run)
 {
-	struct kvm_regs regs = { 0 };
+	struct kvm_regs regs = {0};
 
 	kvm_vcpu_get_regs(vcpu, &regs);
-	printf("FAIL exit reason %u at rip %#llx rax %#llx rsp %#llx\n", run->exit_reason, (unsigned long long)regs.rip,
-	       (unsigned long long)regs.rax, (unsigned long long)regs.rsp);
+	printf("FAIL exit reason %u at rip %#llx rax %#llx rsp %#llx\n", run->exit_reason,
+	       (unsigned long long)regs.rip, (unsigned long long)regs.rax, (unsigned long long)regs.rsp);
 	if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 		printf("internal error %u\n", run->internal.suberror);
 	stop(m, 1);
@@ -105,7 +105,11 @@ static void vcpu_exit(struct metal *m, struct kvm_vcpu *vcpu, struct kvm_run *ru
 	}
 }
 
-struct vcpu_thread { struct metal *m; unsigned index; pthread_t thread; };
+struct vcpu_thread {
+	struct metal *m;
+	unsigned index;
+	pthread_t thread;
+};
 
 static void *vcpu_main(void *arg)
 {
@@ -156,7 +160,7 @@ static int give_cpuid(struct metal *m, unsigned index)
 int metal_start(struct metal *m)
 {
 	struct kvm_vcpu *vcpu = m->vcpu[0];
-	struct kvm_regs regs = { .rip = LOAD_AT, .rsp = LOAD_AT, .rflags = 2 };
+	struct kvm_regs regs = {.rip = LOAD_AT, .rsp = LOAD_AT, .rflags = 2};
 	struct kvm_sregs sregs;
 	int err = kvm_vcpu_get_sregs(vcpu, &sregs);
 
@@ -172,19 +176,25 @@ int metal_start(struct metal *m)
 static int route_interrupts(struct metal *m)
 {
 	enum { PINS = 24, PIC_INPUTS = 16 };
-	struct kvm_irq_routing *r = calloc(1, sizeof(*r) + (PINS + PIC_INPUTS) * sizeof(struct kvm_irq_routing_entry));
+	struct kvm_irq_routing *r =
+	    calloc(1, sizeof(*r) + (PINS + PIC_INPUTS) * sizeof(struct kvm_irq_routing_entry));
 	int err;
 
 	for (uint32_t gsi = 0; gsi < PINS; gsi++) {
 		struct kvm_irq_routing_entry *e = &r->entries[r->nr];
 
-		e[0] = (struct kvm_irq_routing_entry){ .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
-			.u.irqchip = { .irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi == 0 ? 2 : gsi } };
+		e[0] = (struct kvm_irq_routing_entry){
+		    .gsi = gsi,
+		    .type = KVM_IRQ_ROUTING_IRQCHIP,
+		    .u.irqchip = {.irqchip = KVM_IRQCHIP_IOAPIC, .pin = gsi == 0 ? 2 : gsi}};
 		if (gsi != 2)
 			r->nr++;
 		if (gsi < PIC_INPUTS)
-			r->entries[r->nr++] = (struct kvm_irq_routing_entry){ .gsi = gsi, .type = KVM_IRQ_ROUTING_IRQCHIP,
-				.u.irqchip = { .irqchip = gsi / 8 ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER, .pin = gsi % 8 } };
+			r->entries[r->nr++] = (struct kvm_irq_routing_entry){
+			    .gsi = gsi,
+			    .type = KVM_IRQ_ROUTING_IRQCHIP,
+			    .u.irqchip = {.irqchip = gsi / 8 ? KVM_IRQCHIP_PIC_SLAVE : KVM_IRQCHIP_PIC_MASTER,
+					  .pin = gsi % 8}};
 	}
 	err = kvm_vm_set_gsi_routing(m->vm, r);
 	free(r);
@@ -223,7 +233,6 @@ int metal_load(struct metal *m, const char *path)
 	return size > 0 ? 0 : -EIO;
 }
 
-
 /* A device access under way must be over before the state is looked at. */
 static void finish_io(struct metal *m, struct kvm_vcpu *vcpu)
 {
@@ -248,7 +257,7 @@ int metal_run(struct metal *m, unsigned slice_us)
 
 	atomic_store(&m->pause, false);
 	for (unsigned i = 0; i < m->cpus; i++) {
-		threads[i] = (struct vcpu_thread){ .m = m, .index = i };
+		threads[i] = (struct vcpu_thread){.m = m, .index = i};
 		if (pthread_create(&threads[i].thread, NULL, vcpu_main, &threads[i]))
 			abort();
 	}

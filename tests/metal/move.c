@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Moving a machine: everything that the contract can read out of a VM and its vCPUs, set again in new ones, in the order
- * that the kernel's documentation asks for (CPUID first, local APIC after the APIC base, timer MSRs last).
+ * Moving a machine: everything that the contract can read out of a VM and its vCPUs, set again in new ones,
+ * in the order that the kernel's documentation asks for (CPUID first, local APIC after the APIC base, timer
+ * MSRs last).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -9,13 +10,17 @@
 
 #include "runner.h"
 
+/* The time-stamp counter first, the deadline of the APIC timer last (it comes after the local APIC). */
 static const uint32_t msrs[] = {
-	0x10 /* TSC */, 0x3b, 0x174, 0x175, 0x176, 0x1a0, 0x277, 0x2ff, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084,
-	0xc0000102, 0xc0000103, 0x6e0 /* TSC deadline: after the local APIC */
+	0x10,	    0x3b,	0x174,	    0x175,	0x176,	    0x1a0,	0x277, 0x2ff,
+	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000102, 0xc0000103, 0x6e0,
 };
 enum { MSR_COUNT = sizeof(msrs) / sizeof(msrs[0]) };
 
-struct msr_set { struct kvm_msrs head; struct kvm_msr_entry entry[MSR_COUNT]; };
+struct msr_set {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[MSR_COUNT];
+};
 
 struct saved_vcpu {
 	struct kvm_regs regs;
@@ -44,23 +49,23 @@ struct piece {
 };
 
 static const struct piece vcpu_pieces[] = {
-	{ "sregs2", KVM_GET_SREGS2, KVM_SET_SREGS2, offsetof(struct saved_vcpu, sregs) },
-	{ "regs", KVM_GET_REGS, KVM_SET_REGS, offsetof(struct saved_vcpu, regs) },
-	{ "xcrs", KVM_GET_XCRS, KVM_SET_XCRS, offsetof(struct saved_vcpu, xcrs) },
-	{ "xsave", KVM_GET_XSAVE, KVM_SET_XSAVE, offsetof(struct saved_vcpu, xsave) },
-	{ "lapic", KVM_GET_LAPIC, KVM_SET_LAPIC, offsetof(struct saved_vcpu, lapic) },
-	{ "msrs", KVM_GET_MSRS, KVM_SET_MSRS, offsetof(struct saved_vcpu, msr) },
-	{ "mp_state", KVM_GET_MP_STATE, KVM_SET_MP_STATE, offsetof(struct saved_vcpu, mp) },
-	{ "events", KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, offsetof(struct saved_vcpu, events) },
-	{ "debugregs", KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, offsetof(struct saved_vcpu, debug) },
+    {"sregs2", KVM_GET_SREGS2, KVM_SET_SREGS2, offsetof(struct saved_vcpu, sregs)},
+    {"regs", KVM_GET_REGS, KVM_SET_REGS, offsetof(struct saved_vcpu, regs)},
+    {"xcrs", KVM_GET_XCRS, KVM_SET_XCRS, offsetof(struct saved_vcpu, xcrs)},
+    {"xsave", KVM_GET_XSAVE, KVM_SET_XSAVE, offsetof(struct saved_vcpu, xsave)},
+    {"lapic", KVM_GET_LAPIC, KVM_SET_LAPIC, offsetof(struct saved_vcpu, lapic)},
+    {"msrs", KVM_GET_MSRS, KVM_SET_MSRS, offsetof(struct saved_vcpu, msr)},
+    {"mp_state", KVM_GET_MP_STATE, KVM_SET_MP_STATE, offsetof(struct saved_vcpu, mp)},
+    {"events", KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, offsetof(struct saved_vcpu, events)},
+    {"debugregs", KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, offsetof(struct saved_vcpu, debug)},
 };
 
 static const struct piece vm_pieces[] = {
-	{ "PIC master", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[0]) },
-	{ "PIC slave", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[1]) },
-	{ "I/O APIC", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[2]) },
-	{ "PIT", KVM_GET_PIT2, KVM_SET_PIT2, offsetof(struct saved, pit) },
-	{ "clock", KVM_GET_CLOCK, KVM_SET_CLOCK, offsetof(struct saved, clock) },
+    {"PIC master", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[0])},
+    {"PIC slave", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[1])},
+    {"I/O APIC", KVM_GET_IRQCHIP, KVM_SET_IRQCHIP, offsetof(struct saved, chip[2])},
+    {"PIT", KVM_GET_PIT2, KVM_SET_PIT2, offsetof(struct saved, pit)},
+    {"clock", KVM_GET_CLOCK, KVM_SET_CLOCK, offsetof(struct saved, clock)},
 };
 
 static int vcpu_all(struct kvm_vcpu *vcpu, struct saved_vcpu *s, bool set, const char **what)

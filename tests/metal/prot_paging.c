@@ -5,18 +5,19 @@
 #include "legacy.h"
 
 enum { P_P = 1, P_W = 2, P_U = 4, P_A = 32, P_D = 64, P_PS = 128, P_G = 256 };
-#define TEST 0x40000000u
-#define PHYS 0x01000000u
+#define TEST  0x40000000u
+#define PHYS  0x01000000u
 #define PHYS2 0x01400000u
 
-static uint32_t *const pd = (uint32_t *)0x800000, *const pt_low = (uint32_t *)0x801000, *const pt = (uint32_t *)0x802000;
-static uint64_t *const pdpt = (uint64_t *)0x804000, *const pae_pd = (uint64_t *)0x805000, *const pae_pt = (uint64_t *)0x806000,
-	*const pae_pd1 = (uint64_t *)0x807000;
+static uint32_t *const pd = (uint32_t *)0x800000, *const pt_low = (uint32_t *)0x801000,
+		       *const pt = (uint32_t *)0x802000;
+static uint64_t *const pdpt = (uint64_t *)0x804000, *const pae_pd = (uint64_t *)0x805000,
+		       *const pae_pt = (uint64_t *)0x806000, *const pae_pd1 = (uint64_t *)0x807000;
 static volatile uint32_t *const test = (volatile uint32_t *)TEST, *const phys = (volatile uint32_t *)PHYS,
-	*const phys2 = (volatile uint32_t *)PHYS2;
+				*const phys2 = (volatile uint32_t *)PHYS2;
 extern uint8_t user_start[], user_end[];
 
-#define TRY_READ(at) TRY_WITH(AT("movl (%%edx), %%eax"), at)
+#define TRY_READ(at)  TRY_WITH(AT("movl (%%edx), %%eax"), at)
 #define TRY_WRITE(at) TRY_WITH(AT("movl $1, (%%edx)"), at)
 
 static void flush(void)

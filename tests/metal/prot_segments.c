@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Segmentation in 32-bit protected mode: limits, types, privilege, descriptor tables, 16-bit segments, call gates,
- * rings and interrupts (SDM volume 3, chapters 3, 5 and 6).
+ * Segmentation in 32-bit protected mode: limits, types, privilege, descriptor tables, 16-bit segments, call
+ * gates, rings and interrupts (SDM volume 3, chapters 3, 5 and 6).
  */
 #include "legacy.h"
 
@@ -10,8 +10,8 @@ static void put_seg(unsigned slot, uint32_t base, uint32_t limit, unsigned acces
 	gdt[SEL_TEST / 8 + slot] = seg_desc(base, limit, access, flags);
 }
 
-#define SLOT(n) (SEL_TEST + 8 * (n))
-#define READ(seg, at) TRY_WITH(AT("movl %%" #seg ":(%%edx), %%eax"), at)
+#define SLOT(n)	       (SEL_TEST + 8 * (n))
+#define READ(seg, at)  TRY_WITH(AT("movl %%" #seg ":(%%edx), %%eax"), at)
 #define WRITE(seg, at) TRY_WITH(AT("movl %%ecx, %%" #seg ":(%%edx)"), at)
 #define LOAD(seg, sel) TRY_WITH(AT("movl %%edx, %%" #seg), sel)
 
@@ -68,7 +68,9 @@ static void limits(void)
 	CHECK_FAULT_ERROR(SS, 0);
 	TRY_WITH("mov %%edx, %%ss; mov $0x100000, %%ebp\n" AT("movl (%%ebp), %%eax"), SLOT(0));
 	CHECK_FAULT_ERROR(SS, 0);
-	TRY_WITH("mov %%edx, %%ss; mov $0x100000, %%ebp\n" AT("movl %%ds:(%%ebp), %%eax") "mov $0x10, %%eax; mov %%eax, %%ss", SLOT(0));
+	TRY_WITH("mov %%edx, %%ss; mov $0x100000, %%ebp\n" AT(
+		     "movl %%ds:(%%ebp), %%eax") "mov $0x10, %%eax; mov %%eax, %%ss",
+		 SLOT(0));
 	CHECK_TRAP(NO_TRAP);
 	/* Code limits: jumps and fetches beyond, #GP(0). */
 	put_seg(1, 0x100000, 0x7ff, 0x9b, 4);
@@ -157,8 +159,18 @@ static uint32_t lsl(uint32_t sel, bool *ok)
 	return r;
 }
 
-static bool verr(uint32_t sel) { uint8_t z; asm volatile("verr %w1; setz %0" : "=q"(z) : "r"(sel) : "cc"); return z; }
-static bool verw(uint32_t sel) { uint8_t z; asm volatile("verw %w1; setz %0" : "=q"(z) : "r"(sel) : "cc"); return z; }
+static bool verr(uint32_t sel)
+{
+	uint8_t z;
+	asm volatile("verr %w1; setz %0" : "=q"(z) : "r"(sel) : "cc");
+	return z;
+}
+static bool verw(uint32_t sel)
+{
+	uint8_t z;
+	asm volatile("verw %w1; setz %0" : "=q"(z) : "r"(sel) : "cc");
+	return z;
+}
 
 static void questions(void)
 {
@@ -248,33 +260,41 @@ static void sixteen_bit(void)
 
 	group("16-bit segments");
 	/* 16-bit code, 32-bit stack. */
-	asm volatile("lcall $0x28, $1f; jmp 2f\n .code16\n 1: mov $0x1234, %%eax; mov $0x5678, %%ax; pushw %%ax; popw %%cx; add %%cx, %%ax; lretl\n .code32\n 2:"
+	asm volatile("lcall $0x28, $1f; jmp 2f\n .code16\n 1: mov $0x1234, %%eax; mov $0x5678, %%ax; pushw "
+		     "%%ax; popw %%cx; add %%cx, %%ax; lretl\n .code32\n 2:"
 		     : "=a"(r)::"ecx", "memory", "cc");
 	CHECK_EQ(r, 0xacf0);
 	/* A 16-bit far call pushes words. */
-	asm volatile("mov %%esp, %1; data16 lcall $0x28, $1f; jmp 2f\n .code16\n 1: movl %%esp, %%eax; lretw\n .code32\n 2: sub %%eax, %1; mov %1, %0"
+	asm volatile("mov %%esp, %1; data16 lcall $0x28, $1f; jmp 2f\n .code16\n 1: movl %%esp, %%eax; "
+		     "lretw\n .code32\n 2: sub %%eax, %1; mov %1, %0"
 		     : "=a"(r), "=&c"(before)::"memory", "cc");
 	CHECK_EQ(r, 4);
 	/* A 16-bit stack: only SP moves, ESP's upper half stays. */
-	asm volatile("mov %%esp, %%ebx; mov $0x30, %%eax; mov %%eax, %%ss; mov $0x12340000, %%esp; push %%eax; mov %%esp, %%ecx;"
-		     "mov $0x10, %%eax; mov %%eax, %%ss; mov %%ebx, %%esp; mov %%ecx, %0" : "=a"(r)::"ebx", "ecx", "memory");
+	asm volatile("mov %%esp, %%ebx; mov $0x30, %%eax; mov %%eax, %%ss; mov $0x12340000, %%esp; push "
+		     "%%eax; mov %%esp, %%ecx;"
+		     "mov $0x10, %%eax; mov %%eax, %%ss; mov %%ebx, %%esp; mov %%ecx, %0"
+		     : "=a"(r)::"ebx", "ecx", "memory");
 	CHECK_EQ(r, 0x1234fffc);
 	CHECK_EQ(*(volatile uint32_t *)0xfffc, 0x30);
 	/* 67 in 32-bit code: 16-bit addressing. */
 	*(volatile uint32_t *)0x2345 = 0x600d;
-	asm volatile("mov $0xffff2000, %%ebx; mov $0x345, %%esi; addr16 mov (%%bx,%%si), %0" : "=a"(r)::"ebx", "esi");
+	asm volatile("mov $0xffff2000, %%ebx; mov $0x345, %%esi; addr16 mov (%%bx,%%si), %0"
+		     : "=a"(r)::"ebx", "esi");
 	CHECK_EQ(r, 0x600d);
 	/* A conditional jump with 66: EIP is cut to 16 bits. */
 	asm volatile("xor %%eax, %%eax; data16 jmp 1f; inc %%eax; 1:" : "=a"(r));
 	CHECK_EQ(r, 0);
 }
 
-extern uint8_t gate_target[], gate_target_16[], conforming_target[], user_call[], user_call_after[], user_int[], user_cli[], user_far_up[],
-	user_load_kernel[], user_pop_es[], user_int3[], user_lret_inner[], user_conforming[];
+extern uint8_t gate_target[], gate_target_16[], conforming_target[], user_call[], user_call_after[],
+    user_int[], user_cli[], user_far_up[], user_load_kernel[], user_pop_es[], user_int3[], user_lret_inner[],
+    user_conforming[];
 uint32_t seen_frame[8], seen_esp, seen_cs, seen_ss;
 __asm__(".pushsection .text\n"
-	"gate_target: mov %esp, %ss:seen_esp; mov %cs, %ss:seen_cs; mov %ss, %ss:seen_ss; push %esi; push %edi; push %ecx; push %ds; push %es\n"
-	" mov %ss, %ecx; mov %ecx, %ds; mov %ecx, %es; mov seen_esp, %esi; mov $seen_frame, %edi; mov $8, %ecx; cld; rep movsl\n"
+	"gate_target: mov %esp, %ss:seen_esp; mov %cs, %ss:seen_cs; mov %ss, %ss:seen_ss; push %esi; push "
+	"%edi; push %ecx; push %ds; push %es\n"
+	" mov %ss, %ecx; mov %ecx, %ds; mov %ecx, %es; mov seen_esp, %esi; mov $seen_frame, %edi; mov $8, "
+	"%ecx; cld; rep movsl\n"
 	" pop %es; pop %ds; pop %ecx; pop %edi; pop %esi; lret $8\n"
 	"conforming_target: mov %cs, %eax; lret\n"
 	".popsection\n"
@@ -317,7 +337,9 @@ static void rings(void)
 	/* IRET to ring 3 empties data segments it may not keep. */
 	asm volatile("mov %0, %%fs; mov %1, %%gs" ::"r"(SEL_DATA), "r"(SEL_UDATA));
 	static volatile uint32_t fs, gs;
-	TRY_ASM("pushl $2; pushl $0x23; pushl $user_stack_top; pushl $0x1b; pushl $user_int3; call enter_user", , , "eax", "ebx", "ecx", "edx", "esi", "edi");
+	TRY_ASM(
+	    "pushl $2; pushl $0x23; pushl $user_stack_top; pushl $0x1b; pushl $user_int3; call enter_user", ,
+	    , "eax", "ebx", "ecx", "edx", "esi", "edi");
 	CHECK_TRAP(BP);
 	(void)fs, (void)gs;
 	reload_segments();
@@ -402,17 +424,19 @@ static void interrupt_gates(void)
 	CHECK_FAULT_ERROR(GP, SEL_UCODE & ~3);
 	/* A 16-bit interrupt gate pushes words. */
 	extern uint8_t gate16[];
-	__asm__(".pushsection .text.gate16, \"ax\"\n .code16\n gate16: movl $frame_words, %ecx; movl (%esp), %eax; movl %eax, (%ecx); movl 4(%esp), %eax; movl %eax, 4(%ecx); iretw\n .code32\n.popsection");
+	__asm__(
+	    ".pushsection .text.gate16, \"ax\"\n .code16\n gate16: movl $frame_words, %ecx; movl (%esp), "
+	    "%eax; movl %eax, (%ecx); movl 4(%esp), %eax; movl %eax, 4(%ecx); iretw\n .code32\n.popsection");
 	put_seg(4, 0, 0xfffff, 0x9b, 8); /* 16-bit code, 4 GiB */
 	idt[0x34] = gate_desc((uint32_t)gate16, SLOT(4), 0x86, 0);
 	if ((uint32_t)gate16 < 0x10000) {
-		asm volatile("pushl $2; popfl; movl %%esp, %%ebx; .byte 0xea; .long 1f; .word 0x70\n .code16\n 1: int $0x34; ljmpl $8, $2f\n .code32\n 2: movl %%ebx, %%esp"
-			     ::: "eax", "ebx", "ecx", "memory", "cc");
+		asm volatile("pushl $2; popfl; movl %%esp, %%ebx; .byte 0xea; .long 1f; .word 0x70\n "
+			     ".code16\n 1: int $0x34; ljmpl $8, $2f\n .code32\n 2: movl %%ebx, %%esp" ::
+				 : "eax", "ebx", "ecx", "memory", "cc");
 		CHECK_EQ(frame_words[0] >> 16, SLOT(4));
 		CHECK_EQ(frame_words[1] & 0xffff, 2);
 	}
 	default_gate(0x33);
-
 }
 
 int image_main(void)

@@ -11,7 +11,8 @@ uint32_t task_ran, task_eax, task_flags, task_error, task_cr0;
 extern uint8_t task_body[];
 __asm__(".pushsection .text.tasks, \"ax\"\n"
 	/* CALLed or entered by a task gate: leaves by IRET; entered again, it goes on behind it. */
-	"task_body: incl task_ran; mov %eax, task_eax; pushfl; pop task_flags; mov %cr0, %ecx; mov %ecx, task_cr0; iretl; jmp task_body\n"
+	"task_body: incl task_ran; mov %eax, task_eax; pushfl; pop task_flags; mov %cr0, %ecx; mov %ecx, "
+	"task_cr0; iretl; jmp task_body\n"
 	".popsection");
 
 static void fill(struct tss32 *t, void *body, uint8_t *stack_top)
@@ -63,7 +64,8 @@ static void calls(void)
 	CHECK_EQ(task_ran, 2);
 	/* Registers come back. */
 	uint32_t b, s;
-	asm volatile("mov $0x1111, %%ebx; mov $0x2222, %%esi; lcall $0x40, $0; mov %%ebx, %0; mov %%esi, %1" : "=r"(b), "=r"(s)::"ebx", "esi", "memory", "cc");
+	asm volatile("mov $0x1111, %%ebx; mov $0x2222, %%esi; lcall $0x40, $0; mov %%ebx, %0; mov %%esi, %1"
+		     : "=r"(b), "=r"(s)::"ebx", "esi", "memory", "cc");
 	CHECK_EQ(b, 0x1111);
 	CHECK_EQ(s, 0x2222);
 	asm volatile("clts");
@@ -106,7 +108,8 @@ enum { SLOT3 = SEL_TEST + 0x18 };
 /* Runs as a task: notes the error code and goes on where TRY() catches. */
 extern uint8_t task_catch_body[];
 __asm__(".pushsection .text.tasks, \"ax\"\n"
-	"task_catch_body: pop task_error; incl task_ran; mov $0x10, %eax; mov %eax, %ss; mov catch_esp, %esp; mov catch_eip, %eax;"
+	"task_catch_body: pop task_error; incl task_ran; mov $0x10, %eax; mov %eax, %ss; mov catch_esp, "
+	"%esp; mov catch_eip, %eax;"
 	" movl $0, catch_eip; jmp *%eax\n"
 	".popsection");
 
@@ -134,7 +137,8 @@ static void task_faults(void)
 	CHECK_FAULT_ERROR(TS, SEL_TSS2);
 	TRY(AT("ljmp $0x40, $0"));
 	CHECK_FAULT_ERROR(TS, SEL_TSS2);
-	/* Errors found in the new task belong to it; as it has no usable stack then, #TS has a task of its own. */
+	/* Errors found in the new task belong to it; as it has no usable stack then, #TS has a task of its
+	 * own. */
 	for (int i = 0; i < 3; i++) {
 		prepare(task_body);
 		fill(&third, task_catch_body, third_stack + sizeof(third_stack));
@@ -170,7 +174,7 @@ static void double_fault_task(void)
 	prepare(task_catch_body);
 	idt[DF] = gate_desc(0, SEL_TSS2, 0x85, 0);
 	uint64_t saved = idt[UD];
-	idt[UD] = gate_desc(0, SEL_DATA, 0x8e, 0);  /* #UD -> #GP, whose gate is bad as well -> #DF */
+	idt[UD] = gate_desc(0, SEL_DATA, 0x8e, 0); /* #UD -> #GP, whose gate is bad as well -> #DF */
 	idt[GP] = gate_desc(0, SEL_DATA, 0x8e, 0);
 	TRY("ud2");
 	CHECK_EQ(task_ran, 1);
@@ -190,11 +194,11 @@ static void put_code(const uint8_t *code, unsigned n)
 	memcpy(V86_CODE, code, n);
 }
 
-#define V86(...)                                                                                                       \
-	do {                                                                                                           \
-		static const uint8_t code_[] = { __VA_ARGS__ };                                                        \
-		put_code(code_, sizeof(code_));                                                                        \
-		run_v86(0, 0x3000, iopl);                                                                              \
+#define V86(...)                                                                                             \
+	do {                                                                                                 \
+		static const uint8_t code_[] = {__VA_ARGS__};                                                \
+		put_code(code_, sizeof(code_));                                                              \
+		run_v86(0, 0x3000, iopl);                                                                    \
 	} while (0)
 
 static void virtual_8086(void)
@@ -280,7 +284,8 @@ static void virtual_8086(void)
 	V86(0x68, 0x02, 0x00, 0x9d, 0x9c, 0x5b, 0xcc); /* push $2; popf; pushf; pop %bx; int3 */
 	CHECK_TRAP(BP);
 	CHECK_EQ(trap.ebx & 0x3000, 0x3000);
-	V86(0x68, 0x02, 0x70, 0x68, 0x00, 0x30, 0x68, 0x0a, 0x00, 0xcf, 0x9c, 0x5b, 0xcc); /* iret to 3000:a */
+	V86(0x68, 0x02, 0x70, 0x68, 0x00, 0x30, 0x68, 0x0a, 0x00, 0xcf, 0x9c, 0x5b,
+	    0xcc); /* iret to 3000:a */
 	CHECK_TRAP(BP);
 	CHECK_EQ(trap.ebx & 0x7000, 0x7000);
 	/* 32-bit operands and addresses inside 64 KiB. */
@@ -298,7 +303,7 @@ static void virtual_8086(void)
 	memset(tss.redirection, 0xff, sizeof(tss.redirection));
 	V86(0xcd, 0x21); /* bit set, IOPL 0: #GP */
 	CHECK_ERROR(GP, 0);
-	tss.redirection[0x21 / 8] &= (uint8_t)~(1u << (0x21 & 7));
+	tss.redirection[0x21 / 8] &= (uint8_t) ~(1u << (0x21 & 7));
 	ivt[0x21] = 0x3000 << 16 | 0x100;
 	V86_CODE[0x100] = 0x58; /* pop %ax; pop %bx; pop %cx; mov %cx,%bx; int3 */
 	V86_CODE[0x101] = 0x5b;
@@ -310,7 +315,7 @@ static void virtual_8086(void)
 	CHECK_EQ(trap.eip, 0x104);
 	CHECK_EQ(trap.eax & 0xffff, 2);
 	CHECK_EQ(trap.ebx & 0x3000, 0x3000); /* the image shows IOPL 3, and VIF as IF */
-	V86(0xfb, 0x9c, 0x5b, 0xfa, 0xcc); /* STI and CLI change VIF */
+	V86(0xfb, 0x9c, 0x5b, 0xfa, 0xcc);   /* STI and CLI change VIF */
 	CHECK_TRAP(BP);
 	CHECK_EQ(trap.ebx & 0x200, 0x200);
 	CHECK_EQ(trap.eflags & (1 << 19 | 0x200), 0);

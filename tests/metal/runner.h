@@ -32,10 +32,12 @@ void metal_free(struct metal *m);
 int metal_load(struct metal *m, const char *path);
 /* vCPU 0 at 0:7c00 in real mode. */
 int metal_start(struct metal *m);
-/* Runs all vCPUs, each in a thread, until the image is done, or for slice_us microseconds if that is not 0. m->status */
+/* Runs all vCPUs, each in a thread, until the image is done, or for slice_us microseconds if that is not 0.
+ * m->status */
 int metal_run(struct metal *m, unsigned slice_us);
 
-/* Moves a stopped machine into a new VM of `to`, as a migration would. 0/-errno, *what says where it failed. */
+/* Moves a stopped machine into a new VM of `to`, as a migration would. 0/-errno, *what says where it failed.
+ */
 int metal_move(struct metal *m, struct kvm *to, const char **what);
 
 #endif

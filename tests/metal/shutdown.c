@@ -4,7 +4,10 @@
 
 int image_main(void)
 {
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) none = { 0, 0 };
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) none = {0, 0};
 
 	setup_traps();
 	put_string("SHUTDOWN expected\n");

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Several processors: start by INIT and SIPI, interprocessor interrupts, locked instructions, TLB shootdown, code
- * that another processor changes, and memory order (SDM volume 3, 8.2, 8.3, 8.4, 10.6).
+ * Several processors: start by INIT and SIPI, interprocessor interrupts, locked instructions, TLB shootdown,
+ * code that another processor changes, and memory order (SDM volume 3, 8.2, 8.3, 8.4, 10.6).
  *
- * Application processors wait in ap_main() for jobs; run_all() hands one function to every processor and waits.
+ * Application processors wait in ap_main() for jobs; run_all() hands one function to every processor and
+ * waits.
  */
 #include "apic.h"
 
@@ -129,15 +130,18 @@ static void locked_job(unsigned cpu, unsigned n)
 		asm volatile("lock incq %0" : "+m"(counter[0])::"memory");
 		uint64_t three = 3;
 		asm volatile("lock xaddq %1, %0" : "+m"(counter[1]), "+r"(three)::"memory");
-		asm volatile("1: mov %0, %%rax; lea 1(%%rax), %%rcx; lock cmpxchg %%rcx, %0; jne 1b" : "+m"(counter[2])::"rax", "rcx", "cc", "memory");
+		asm volatile("1: mov %0, %%rax; lea 1(%%rax), %%rcx; lock cmpxchg %%rcx, %0; jne 1b"
+			     : "+m"(counter[2])::"rax", "rcx", "cc", "memory");
 		asm volatile("lock addb $1, %0" : "+m"(*(volatile uint8_t *)&counter[3])::"memory");
 		asm volatile("lock xorq %1, %0" : "+m"(counter[4]) : "r"(1ull << cpu) : "memory");
 		asm volatile("lock subq $-5, %0" : "+m"(counter[5])::"memory");
 		asm volatile("lock negq %0" : "+m"(counter[6])::"memory");
-		asm volatile("1: mov $1, %%eax; xchg %%eax, %0; test %%eax, %%eax; jz 2f; pause; jmp 1b; 2:" : "+m"(lock_word)::"rax", "cc", "memory");
+		asm volatile("1: mov $1, %%eax; xchg %%eax, %0; test %%eax, %%eax; jz 2f; pause; jmp 1b; 2:"
+			     : "+m"(lock_word)::"rax", "cc", "memory");
 		plain_counter++;
 		__atomic_store_n(&lock_word, 0, __ATOMIC_RELEASE);
-		asm volatile("1: lock btsl $5, %0; jnc 2f; pause; jmp 1b; 2:" : "+m"(bit_lock)::"cc", "memory");
+		asm volatile("1: lock btsl $5, %0; jnc 2f; pause; jmp 1b; 2:"
+			     : "+m"(bit_lock)::"cc", "memory");
 		bit_counter++;
 		asm volatile("lock btrl $5, %0" : "+m"(bit_lock)::"cc", "memory");
 		if (i % 8 == 0) {
@@ -146,8 +150,10 @@ static void locked_job(unsigned cpu, unsigned n)
 			uint64_t lo = pair[0], hi = pair[1];
 			uint8_t ok;
 			do
-				asm volatile("lock cmpxchg16b %3; setz %2" : "+a"(lo), "+d"(hi), "=q"(ok), "+m"(pair)
-					     : "b"(lo + 1), "c"(hi + 2) : "cc", "memory");
+				asm volatile("lock cmpxchg16b %3; setz %2"
+					     : "+a"(lo), "+d"(hi), "=q"(ok), "+m"(pair)
+					     : "b"(lo + 1), "c"(hi + 2)
+					     : "cc", "memory");
 			while (!ok);
 		}
 	}
@@ -237,7 +243,8 @@ static void shot_job(unsigned cpu, unsigned n)
 			unsigned before = phase;
 			uint64_t value = *window;
 
-			/* The page of phase p holds p; the value read may not be older than the phase known before. */
+			/* The page of phase p holds p; the value read may not be older than the phase known
+			 * before. */
 			if (value < before)
 				ADD(stale, 1);
 		}
@@ -299,7 +306,8 @@ static void code_job(unsigned cpu, unsigned n)
 	}
 }
 
-/* Runs the code without pause while it changes: only whole old or new values, for the store is one aligned word. */
+/* Runs the code without pause while it changes: only whole old or new values, for the store is one aligned
+ * word. */
 static void code_race_job(unsigned cpu, unsigned n)
 {
 	volatile uint32_t *immediate = (volatile uint32_t *)(CODE + 0x100);
@@ -335,7 +343,9 @@ static void changing_code(void)
 /* --- memory order --- */
 
 enum { CELLS = 4096, TURNS = 20 };
-struct cell { volatile uint32_t x __attribute__((aligned(64))), y __attribute__((aligned(64))); };
+struct cell {
+	volatile uint32_t x __attribute__((aligned(64))), y __attribute__((aligned(64)));
+};
 #define cell ((struct cell *)0x1900000)
 static uint32_t seen[2][CELLS], seen2[2][CELLS];
 static volatile unsigned ready;
@@ -427,7 +437,7 @@ static void clear_cells(void)
 
 static void memory_order(void)
 {
-	unsigned bad[4] = { 0 };
+	unsigned bad[4] = {0};
 
 	group("memory order");
 	for (unsigned turn = 0; turn < TURNS; turn++) {
@@ -471,7 +481,8 @@ static void dirty_job(unsigned cpu, unsigned n)
 			asm volatile("lock btsq $9, %0" : "+m"(*shared_pte)::"cc", "memory");
 			if (!(*shared_pte >> 9 & 1))
 				ADD(lost, 1);
-			asm volatile("lock btrq $9, %0; lock btrq $6, %0" : "+m"(*shared_pte)::"cc", "memory");
+			asm volatile("lock btrq $9, %0; lock btrq $6, %0"
+				     : "+m"(*shared_pte)::"cc", "memory");
 		}
 	}
 }

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The storm of long_storm.c between processors: each one but the first works in a window of its own, and calls one
- * shared function, while the first unmaps their pages (with shootdowns), maps them again or lets them fault, and rewrites
- * the function to other instructions that do the same. Nobody may compute anything else than undisturbed.
+ * The storm of long_storm.c between processors: each one but the first works in a window of its own, and
+ * calls one shared function, while the first unmaps their pages (with shootdowns), maps them again or lets
+ * them fault, and rewrites the function to other instructions that do the same. Nobody may compute anything
+ * else than undisturbed.
  */
 #include "apic.h"
 #include "work.h"
 
 #define WINDOWS 0x40200000ull
-#define PHYS 0x1200000ull
-#define CODE ((volatile uint8_t *)0x1a00000)
+#define PHYS	0x1200000ull
+#define CODE	((volatile uint8_t *)0x1a00000)
 enum { MAX_CPUS = 5, RUNS = 4, ROUNDS = 40, SHOOT = 0x60 };
 
 static volatile unsigned alive = 1, done, generation, faults, shots[MAX_CPUS], wrong, cpus;
@@ -21,7 +22,10 @@ static uint64_t *pte;
 
 #define ADD(where, n) __atomic_add_fetch(&(where), n, __ATOMIC_SEQ_CST)
 
-static uint64_t window_of(unsigned cpu) { return WINDOWS + (cpu - 1) * WORK_PAGES * 4096; }
+static uint64_t window_of(unsigned cpu)
+{
+	return WINDOWS + (cpu - 1) * WORK_PAGES * 4096;
+}
 
 static unsigned this_cpu(void)
 {
@@ -54,13 +58,13 @@ static bool on_trap(struct frame *f)
 }
 
 /*
- * Two functions behind one jump: the jump's displacement is one aligned byte, so that a processor in the middle of the call
- * sees the old or the new target, and both return RDI + 3.
+ * Two functions behind one jump: the jump's displacement is one aligned byte, so that a processor in the
+ * middle of the call sees the old or the new target, and both return RDI + 3.
  */
 static void write_code(void)
 {
-	static const uint8_t first[] = { 0x48, 0x8d, 0x47, 0x03, 0xc3 };		     /* lea 3(%rdi), %rax; ret */
-	static const uint8_t second[] = { 0x48, 0x89, 0xf8, 0x48, 0x83, 0xc0, 0x03, 0xc3 }; /* mov; add; ret */
+	static const uint8_t first[] = {0x48, 0x8d, 0x47, 0x03, 0xc3}; /* lea 3(%rdi), %rax; ret */
+	static const uint8_t second[] = {0x48, 0x89, 0xf8, 0x48, 0x83, 0xc0, 0x03, 0xc3}; /* mov; add; ret */
 
 	memcpy((void *)(CODE + 0x10), first, sizeof(first));
 	memcpy((void *)(CODE + 0x20), second, sizeof(second));
@@ -70,7 +74,7 @@ static void write_code(void)
 
 static uint64_t work(unsigned cpu, uint32_t seed)
 {
-	uint64_t (*add3)(uint64_t) = (uint64_t (*)(uint64_t))CODE, window = window_of(cpu), h;
+	uint64_t (*add3)(uint64_t) = (uint64_t(*)(uint64_t))CODE, window = window_of(cpu), h;
 
 	memset((void *)window, 0, WORK_PAGES * 4096);
 	h = fill_and_sort(window, seed);

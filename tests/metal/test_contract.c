@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The KVM contract as its clients rely on it, through kvm/kvm.h: the same program runs against every engine of softkvm
- * and against the kernel's KVM. GUISE_TEST_ENGINE names the engine ("interpret" if unset).
+ * The KVM contract as its clients rely on it, through kvm/kvm.h: the same program runs against every engine
+ * of softkvm and against the kernel's KVM. GUISE_TEST_ENGINE names the engine ("interpret" if unset).
  *
- * The machine: RAM at 0..0xa0000 (slot 0), nothing up to 1 MiB, RAM at 1..2 MiB (slot 1); code in real mode at 0:1000.
+ * The machine: RAM at 0..0xa0000 (slot 0), nothing up to 1 MiB, RAM at 1..2 MiB (slot 1); code in real mode
+ * at 0:1000.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -51,8 +52,12 @@ static void offer_cpuid(struct fixture *f)
 
 static void open_machine(struct fixture *f, bool irqchip)
 {
-	static const struct { const char *name; enum kvm_engine engine; } engines[] = {
-		{ "interpret", KVM_ENGINE_INTERPRET }, { "translate", KVM_ENGINE_TRANSLATE }, { "kvm", KVM_ENGINE_KERNEL } };
+	static const struct {
+		const char *name;
+		enum kvm_engine engine;
+	} engines[] = {{"interpret", KVM_ENGINE_INTERPRET},
+		       {"translate", KVM_ENGINE_TRANSLATE},
+		       {"kvm", KVM_ENGINE_KERNEL}};
 	const char *name = getenv("GUISE_TEST_ENGINE"), *why = "";
 	int err = -EINVAL;
 
@@ -105,13 +110,13 @@ static int teardown(void **state)
 }
 
 /* 16-bit code between two labels of this program. */
-#define GUEST(name, text)                                                                                              \
-	extern const uint8_t name[], name##_end[];                                                                     \
+#define GUEST(name, text)                                                                                    \
+	extern const uint8_t name[], name##_end[];                                                           \
 	__asm__(".pushsection .rodata\n.code16\n" #name ":\n" text "\n" #name "_end:\n.code64\n.popsection")
 
 static void start_at(struct fixture *f, uint64_t rip)
 {
-	struct kvm_regs regs = { .rip = rip, .rsp = 0x8000, .rflags = 2 };
+	struct kvm_regs regs = {.rip = rip, .rsp = 0x8000, .rflags = 2};
 	struct kvm_sregs s;
 
 	assert_int_equal(kvm_vcpu_get_sregs(f->vcpu, &s), 0);
@@ -120,11 +125,11 @@ static void start_at(struct fixture *f, uint64_t rip)
 	assert_int_equal(kvm_vcpu_set_regs(f->vcpu, &regs), 0);
 }
 
-#define LOAD(f, name)                                                                                                  \
-	do {                                                                                                           \
-		memcpy((f)->low + CODE, name, (size_t)(name##_end - name));                                            \
-		kvm_vm_memory_written((f)->vm, CODE, (size_t)(name##_end - name));                                     \
-		start_at(f, CODE);                                                                                     \
+#define LOAD(f, name)                                                                                        \
+	do {                                                                                                 \
+		memcpy((f)->low + CODE, name, (size_t)(name##_end - name));                                  \
+		kvm_vm_memory_written((f)->vm, CODE, (size_t)(name##_end - name));                           \
+		start_at(f, CODE);                                                                           \
 	} while (0)
 
 static struct kvm_vcpu *running;
@@ -237,8 +242,10 @@ static void expect_mmio(struct fixture *f, uint64_t gpa, unsigned len, bool is_w
 	assert_int_equal(f->run->mmio.is_write, is_write);
 }
 
-GUEST(guest_mmio, "movw $0xc000, %ax; movw %ax, %ds; movl $0x11223344, %eax; movl %eax, 8; movw %ax, 2; movb 5, %al\n"
-		  "outb %al, $0x10; addw $1, 0x20; xorw %bx, %bx; movl 0x30, %ecx; movl %ecx, %eax; outl %eax, $0x10; hlt");
+GUEST(
+    guest_mmio,
+    "movw $0xc000, %ax; movw %ax, %ds; movl $0x11223344, %eax; movl %eax, 8; movw %ax, 2; movb 5, %al\n"
+    "outb %al, $0x10; addw $1, 0x20; xorw %bx, %bx; movl 0x30, %ecx; movl %ecx, %eax; outl %eax, $0x10; hlt");
 
 static void device_memory(void **state)
 {
@@ -274,7 +281,7 @@ static void access_completes_before_immediate_exit(void **state)
 	f->run->immediate_exit = 1;
 	assert_int_equal(kvm_vcpu_run(f->vcpu), -EINTR);
 	assert_int_equal(regs_of(f).rip, CODE + 4); /* MOV and OUT are done, nothing more */
-	f->run->immediate_exit = 1; /* a kick's return may have cleared it */
+	f->run->immediate_exit = 1;		    /* a kick's return may have cleared it */
 	assert_int_equal(kvm_vcpu_run(f->vcpu), -EINTR);
 	assert_int_equal(regs_of(f).rip, CODE + 4);
 	f->run->immediate_exit = 0;
@@ -318,9 +325,9 @@ GUEST(guest_steps, "movw $3, %cx; 1: nop; loop 1b; pushf; popf; sti; cli; int3; 
 
 static void single_steps(void **state)
 {
-	static const uint16_t expected[] = { 3, 4, 3, 4, 3, 4, 6, 7, 8, 9, 10 };
+	static const uint16_t expected[] = {3, 4, 3, 4, 3, 4, 6, 7, 8, 9, 10};
 	struct fixture *f = *state;
-	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
+	struct kvm_guest_debug debug = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP};
 
 	LOAD(f, guest_steps);
 	assert_int_equal(kvm_vcpu_ioctl(f->vcpu, KVM_SET_GUEST_DEBUG, &debug), 0);
@@ -335,8 +342,8 @@ static void single_steps(void **state)
 }
 
 /*
- * QEMU's TCG as the processor under the kernel's KVM: its SVM neither intercepts INT3 nor arms a guest's breakpoint
- * registers.
+ * QEMU's TCG as the processor under the kernel's KVM: its SVM neither intercepts INT3 nor arms a guest's
+ * breakpoint registers.
  */
 static bool is_on_tcg(struct fixture *f)
 {
@@ -357,7 +364,7 @@ static void no_breakpoints_on_tcg(struct fixture *f)
 static void software_breakpoints(void **state)
 {
 	struct fixture *f = *state;
-	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP };
+	struct kvm_guest_debug debug = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP};
 
 	no_breakpoints_on_tcg(f);
 	LOAD(f, guest_steps);
@@ -371,7 +378,7 @@ static void software_breakpoints(void **state)
 static void hardware_breakpoints(void **state)
 {
 	struct fixture *f = *state;
-	struct kvm_guest_debug debug = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
+	struct kvm_guest_debug debug = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP};
 
 	no_breakpoints_on_tcg(f);
 	LOAD(f, guest_steps);
@@ -392,13 +399,14 @@ static void hardware_breakpoints(void **state)
 
 /* --- memory slots --- */
 
-GUEST(guest_dirty, "movw $0xffff, %ax; movw %ax, %ds; movw $4, %bp\n" /* ffff:0010 is 1 MiB */
-		   "1: movb $1, 0x3010; movw $2, 0x5011; lock incl 0x7010; outb %al, $0x10; decw %bp; jnz 1b; hlt");
+GUEST(guest_dirty,
+      "movw $0xffff, %ax; movw %ax, %ds; movw $4, %bp\n" /* ffff:0010 is 1 MiB */
+      "1: movb $1, 0x3010; movw $2, 0x5011; lock incl 0x7010; outb %al, $0x10; decw %bp; jnz 1b; hlt");
 
 static uint64_t dirty_pages(struct fixture *f)
 {
-	uint64_t bits[HIGH_SIZE / 4096 / 64] = { 0 };
-	struct kvm_dirty_log log = { .slot = 1, .dirty_bitmap = bits };
+	uint64_t bits[HIGH_SIZE / 4096 / 64] = {0};
+	struct kvm_dirty_log log = {.slot = 1, .dirty_bitmap = bits};
 
 	assert_int_equal(kvm_vm_ioctl(f->vm, KVM_GET_DIRTY_LOG, &log), 0);
 	return bits[0];
@@ -411,7 +419,8 @@ static void dirty_log(void **state)
 
 	LOAD(f, guest_dirty);
 	expect_out(f, 0x10, 0xff); /* writes before logging are not seen */
-	assert_int_equal(kvm_vm_set_memory(f->vm, 1, KVM_MEM_LOG_DIRTY_PAGES, HIGH_GPA, HIGH_SIZE, f->high), 0);
+	assert_int_equal(kvm_vm_set_memory(f->vm, 1, KVM_MEM_LOG_DIRTY_PAGES, HIGH_GPA, HIGH_SIZE, f->high),
+			 0);
 	assert_int_equal(dirty_pages(f), 0);
 	expect_out(f, 0x10, 0xff);
 	assert_int_equal(dirty_pages(f), written);
@@ -424,7 +433,8 @@ static void dirty_log(void **state)
 	assert_int_equal(f->high[0x7000], 4);
 }
 
-GUEST(guest_read_only, "movw $0xffff, %ax; movw %ax, %ds; movb 0x2010, %al; outb %al, $0x10; movb $0x77, 0x2010; movb 0x2010, %al\n"
+GUEST(guest_read_only, "movw $0xffff, %ax; movw %ax, %ds; movb 0x2010, %al; outb %al, $0x10; movb $0x77, "
+		       "0x2010; movb 0x2010, %al\n"
 		       "outb %al, $0x10; hlt");
 
 static void read_only_slot(void **state)
@@ -503,16 +513,20 @@ static uint64_t drain(int fd)
 	return read(fd, &n, sizeof(n)) == sizeof(n) ? n : 0;
 }
 
-GUEST(guest_rings, "movw $0xc000, %ax; movw %ax, %ds; movb $1, %al; outb %al, $0x55; movb $2, %al; outb %al, $0x55\n"
-		   "movl $7, 0x100; movl $8, 0x100; movw $7, 0x100; hlt");
+GUEST(guest_rings,
+      "movw $0xc000, %ax; movw %ax, %ds; movb $1, %al; outb %al, $0x55; movb $2, %al; outb %al, $0x55\n"
+      "movl $7, 0x100; movl $8, 0x100; movw $7, 0x100; hlt");
 
 static void doorbells(void **state)
 {
 	struct fixture *f = *state;
 	int port_fd = eventfd(0, EFD_NONBLOCK), mmio_fd = eventfd(0, EFD_NONBLOCK);
-	struct kvm_ioeventfd port = { .addr = 0x55, .len = 1, .fd = port_fd, .datamatch = 1,
-		.flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH };
-	struct kvm_ioeventfd mmio = { .addr = HOLE + 0x100, .len = 4, .fd = mmio_fd };
+	struct kvm_ioeventfd port = {.addr = 0x55,
+				     .len = 1,
+				     .fd = port_fd,
+				     .datamatch = 1,
+				     .flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH};
+	struct kvm_ioeventfd mmio = {.addr = HOLE + 0x100, .len = 4, .fd = mmio_fd};
 
 	LOAD(f, guest_rings);
 	assert_int_equal(kvm_vm_ioeventfd(f->vm, &port), 0);
@@ -540,7 +554,7 @@ GUEST(guest_handler, "outb %al, $0x10; iretw");
 static void interrupts_from_outside(void **state)
 {
 	struct fixture *f = *state;
-	struct kvm_interrupt irq = { .irq = 0x40 };
+	struct kvm_interrupt irq = {.irq = 0x40};
 
 	memcpy(f->low + 0x3000, guest_handler, (size_t)(guest_handler_end - guest_handler));
 	LOAD(f, guest_waits);
@@ -562,10 +576,14 @@ static void msi_and_irqfd(void **state)
 	uint32_t svr = 0x1ff;
 	int fd = eventfd(0, EFD_NONBLOCK);
 	uint64_t one = 1;
-	struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry entry; } routing = {
-		.head.nr = 1,
-		.entry = { .gsi = 30, .type = KVM_IRQ_ROUTING_MSI, .u.msi = { .address_lo = 0xfee00000, .data = 0x40 } } };
-	struct kvm_irqfd irqfd = { .fd = (uint32_t)fd, .gsi = 30 };
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entry;
+	} routing = {.head.nr = 1,
+		     .entry = {.gsi = 30,
+			       .type = KVM_IRQ_ROUTING_MSI,
+			       .u.msi = {.address_lo = 0xfee00000, .data = 0x40}}};
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = 30};
 
 	memcpy(f->low + 0x3000, guest_handler, (size_t)(guest_handler_end - guest_handler));
 	LOAD(f, guest_waits);
@@ -595,13 +613,13 @@ static void msi_and_irqfd(void **state)
 
 /* --- state --- */
 
-#define ROUND_TRIP(f, type, get, set, ...)                                                                             \
-	do {                                                                                                           \
-		type a_ = __VA_ARGS__, b_ = __VA_ARGS__;                                                               \
-		assert_true(kvm_vcpu_ioctl((f)->vcpu, get, &a_) >= 0);                                                 \
-		assert_true(kvm_vcpu_ioctl((f)->vcpu, set, &a_) >= 0);                                                 \
-		assert_true(kvm_vcpu_ioctl((f)->vcpu, get, &b_) >= 0);                                                 \
-		assert_memory_equal(&a_, &b_, sizeof(a_));                                                             \
+#define ROUND_TRIP(f, type, get, set, ...)                                                                   \
+	do {                                                                                                 \
+		type a_ = __VA_ARGS__, b_ = __VA_ARGS__;                                                     \
+		assert_true(kvm_vcpu_ioctl((f)->vcpu, get, &a_) >= 0);                                       \
+		assert_true(kvm_vcpu_ioctl((f)->vcpu, set, &a_) >= 0);                                       \
+		assert_true(kvm_vcpu_ioctl((f)->vcpu, get, &b_) >= 0);                                       \
+		assert_memory_equal(&a_, &b_, sizeof(a_));                                                   \
 	} while (0)
 
 static void state_round_trips(void **state)
@@ -612,15 +630,15 @@ static void state_round_trips(void **state)
 	expect_out(f, 0x1234, 0x3456); /* port 0x40 is the PIT's */
 	f->run->immediate_exit = 1;
 	assert_int_equal(kvm_vcpu_run(f->vcpu), -EINTR);
-	ROUND_TRIP(f, struct kvm_regs, KVM_GET_REGS, KVM_SET_REGS, { 0 });
-	ROUND_TRIP(f, struct kvm_sregs, KVM_GET_SREGS, KVM_SET_SREGS, { 0 });
-	ROUND_TRIP(f, struct kvm_fpu, KVM_GET_FPU, KVM_SET_FPU, { 0 });
-	ROUND_TRIP(f, struct kvm_debugregs, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, { 0 });
-	ROUND_TRIP(f, struct kvm_vcpu_events, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, { 0 });
-	ROUND_TRIP(f, struct kvm_mp_state, KVM_GET_MP_STATE, KVM_SET_MP_STATE, { 0 });
-	ROUND_TRIP(f, struct kvm_lapic_state, KVM_GET_LAPIC, KVM_SET_LAPIC, { { 0 } });
+	ROUND_TRIP(f, struct kvm_regs, KVM_GET_REGS, KVM_SET_REGS, {0});
+	ROUND_TRIP(f, struct kvm_sregs, KVM_GET_SREGS, KVM_SET_SREGS, {0});
+	ROUND_TRIP(f, struct kvm_fpu, KVM_GET_FPU, KVM_SET_FPU, {0});
+	ROUND_TRIP(f, struct kvm_debugregs, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, {0});
+	ROUND_TRIP(f, struct kvm_vcpu_events, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, {0});
+	ROUND_TRIP(f, struct kvm_mp_state, KVM_GET_MP_STATE, KVM_SET_MP_STATE, {0});
+	ROUND_TRIP(f, struct kvm_lapic_state, KVM_GET_LAPIC, KVM_SET_LAPIC, {{0}});
 	if (kvm_check_extension(f->kvm, KVM_CAP_XSAVE) > 0)
-		ROUND_TRIP(f, struct kvm_xsave, KVM_GET_XSAVE, KVM_SET_XSAVE, { { 0 } });
+		ROUND_TRIP(f, struct kvm_xsave, KVM_GET_XSAVE, KVM_SET_XSAVE, {{0}});
 	f->run->immediate_exit = 0;
 	expect_out(f, 0x1234, 0x789abcde);
 }
@@ -638,12 +656,25 @@ static void triple_fault(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name)	   cmocka_unit_test_setup_teardown(name, setup, teardown)
 #define TEST_IRQCHIP(name) cmocka_unit_test_setup_teardown(name, setup_irqchip, teardown)
-		TEST(ports), TEST(string_ports), TEST(device_memory), TEST(access_completes_before_immediate_exit),
-		TEST(kick_ends_a_loop), TEST(single_steps), TEST(software_breakpoints), TEST(hardware_breakpoints), TEST(dirty_log), TEST(read_only_slot),
-		TEST(slots_come_and_go), TEST(code_of_another_slot), TEST_IRQCHIP(doorbells), TEST(interrupts_from_outside),
-		TEST_IRQCHIP(msi_and_irqfd), TEST_IRQCHIP(state_round_trips), TEST(triple_fault),
+	    TEST(ports),
+	    TEST(string_ports),
+	    TEST(device_memory),
+	    TEST(access_completes_before_immediate_exit),
+	    TEST(kick_ends_a_loop),
+	    TEST(single_steps),
+	    TEST(software_breakpoints),
+	    TEST(hardware_breakpoints),
+	    TEST(dirty_log),
+	    TEST(read_only_slot),
+	    TEST(slots_come_and_go),
+	    TEST(code_of_another_slot),
+	    TEST_IRQCHIP(doorbells),
+	    TEST(interrupts_from_outside),
+	    TEST_IRQCHIP(msi_and_irqfd),
+	    TEST_IRQCHIP(state_round_trips),
+	    TEST(triple_fault),
 	};
 	const char *engine = getenv("GUISE_TEST_ENGINE");
 

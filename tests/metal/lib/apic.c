@@ -17,7 +17,8 @@ static bool on_interrupt(struct frame *f)
 		irq_order[irq_total] = (unsigned)f->vector;
 	irq_total++;
 	irq_rip = f->rip;
-	if (irq_auto_eoi && f->vector != NMI && f->vector < 0xf0 && (f->vector & 0xf0) != 0x70) /* 7x: the PICs' in these tests */
+	if (irq_auto_eoi && f->vector != NMI && f->vector < 0xf0 &&
+	    (f->vector & 0xf0) != 0x70) /* 7x: the PICs' in these tests */
 		apic_write(APIC_EOI, 0);
 	return true;
 }

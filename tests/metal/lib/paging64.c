@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Page tables: identity-mapped, supervisor-only, except the image's .user pages. The first 2 MiB in 4 KiB pages.
+ * Page tables: identity-mapped, supervisor-only, except the image's .user pages. The first 2 MiB in 4 KiB
+ * pages.
  */
 #include "metal.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Console, checks and verdict of an image. Passing checks are only counted, so that an image makes few VM exits.
+ * Console, checks and verdict of an image. Passing checks are only counted, so that an image makes few VM
+ * exits.
  */
 #include "check.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * 256 interrupt entries for 32-bit protected mode. A trap that is being caught goes on at catch_eip on catch_esp with
- * flat segments, from whatever ring or mode it came.
+ * 256 interrupt entries for 32-bit protected mode. A trap that is being caught goes on at catch_eip on
+ * catch_esp with flat segments, from whatever ring or mode it came.
  */
 	.text
 	.global trap_stubs

@@ -9,10 +9,14 @@ bool (*volatile trap_hook)(struct frame *);
 volatile uint32_t catch_eip, catch_esp, here;
 uint64_t idt[256] __attribute__((aligned(16)));
 struct tss32 tss __attribute__((aligned(128)));
-struct __attribute__((packed)) { uint16_t limit; uint32_t base; } idtr_value;
+struct __attribute__((packed)) {
+	uint16_t limit;
+	uint32_t base;
+} idtr_value;
 static uint8_t ring0_stack[8192] __attribute__((aligned(16)));
 uint8_t user_stack[4096] __attribute__((section(".user"), aligned(4096)));
-__asm__(".global user_stack_top\n.set user_stack_top, user_stack + 4096\n.global idtr\n.set idtr, idtr_value");
+__asm__(
+    ".global user_stack_top\n.set user_stack_top, user_stack + 4096\n.global idtr\n.set idtr, idtr_value");
 
 int trap_handle(struct frame *f);
 
@@ -76,8 +80,8 @@ int trap_handle(struct frame *f)
 
 uint64_t gate_desc(uint32_t offset, unsigned selector, unsigned access, unsigned params)
 {
-	return (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)params << 32 | (uint64_t)access << 40 |
-	       (uint64_t)(offset >> 16) << 48;
+	return (offset & 0xffff) | (uint64_t)selector << 16 | (uint64_t)params << 32 |
+	       (uint64_t)access << 40 | (uint64_t)(offset >> 16) << 48;
 }
 
 void set_gate(unsigned vector, const void *handler, unsigned selector, unsigned access)
@@ -98,7 +102,8 @@ uint64_t seg_desc(uint32_t base, uint32_t limit, unsigned access, unsigned flags
 
 void reload_segments(void)
 {
-	asm volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %1, %%fs; mov %1, %%gs" ::"r"(SEL_DATA), "r"(0));
+	asm volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss; mov %1, %%fs; mov %1, %%gs" ::"r"(SEL_DATA),
+		     "r"(0));
 }
 
 void setup_traps(void)
@@ -126,6 +131,6 @@ void run_user(const void *code, uint32_t eflags)
 void run_v86(uint32_t ip, uint32_t cs, uint32_t eflags)
 {
 	TRY_ASM("pushl $0x1111; pushl %0; pushl $0x1000; pushl $0x2000; pushl %2; pushl %1; call enter_v86", ,
-		"a"(eflags | 2 | FLAG_VM) COMMA "d"(ip) COMMA "c"(cs), "ebx", "esi", "edi");
+		"a"(eflags | 2 | FLAG_VM) COMMA "d"(ip)COMMA "c"(cs), "ebx", "esi", "edi");
 	reload_segments();
 }

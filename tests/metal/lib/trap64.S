@@ -9,8 +9,9 @@ trap_stubs:
 	.set vector, 0
 	.rept 256
 	.balign 16
-	.if (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
-	.else
+	.set has_error, (vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21)
+	.set has_error, has_error || (vector == 29) || (vector == 30)
+	.ifeq has_error
 	push $0
 	.endif
 	push $vector - 128
@@ -61,7 +62,7 @@ trap_return:
 	add $16, %rsp
 	iretq
 
-	/* uint64_t call_catching(code, a, b): runs code; a trap with nothing else to do comes back here, 1 returned. */
+	/* uint64_t call_catching(code, a, b): runs code; a trap that nobody else wants comes back here: 1. */
 	.global call_catching
 call_catching:
 	push %rbx
@@ -88,7 +89,7 @@ call_catching:
 	pop %rbx
 	ret
 
-	/* enter_user(rip, rsp, cs, rflags): iretq to CPL 3; comes back only through a trap caught by call_catching. */
+	/* enter_user(rip, rsp, cs, rflags): to CPL 3; comes back only by a trap that call_catching() catches. */
 	.global enter_user
 enter_user:
 	pushq $0x2b

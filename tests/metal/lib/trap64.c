@@ -73,13 +73,19 @@ void set_gate(unsigned vector, void *handler, unsigned selector, unsigned type, 
 {
 	uint64_t at = (uint64_t)handler;
 
-	idt[vector] = (struct gate){ (uint16_t)at, (uint16_t)selector, (uint8_t)ist, (uint8_t)type, (uint16_t)(at >> 16),
-				     (uint32_t)(at >> 32), 0 };
+	idt[vector] = (struct gate){(uint16_t)at,
+				    (uint16_t)selector,
+				    (uint8_t)ist,
+				    (uint8_t)type,
+				    (uint16_t)(at >> 16),
+				    (uint32_t)(at >> 32),
+				    0};
 }
 
 void default_gate(unsigned vector)
 {
-	set_gate(vector, trap_stubs + 16 * vector, SEL_CODE64, GATE_INTR | (vector == BP || vector == OF ? 0x60 : 0), 0);
+	set_gate(vector, trap_stubs + 16 * vector, SEL_CODE64,
+		 GATE_INTR | (vector == BP || vector == OF ? 0x60 : 0), 0);
 }
 
 uint64_t seg_desc(uint32_t base, uint32_t limit, unsigned access, unsigned flags)
@@ -90,7 +96,10 @@ uint64_t seg_desc(uint32_t base, uint32_t limit, unsigned access, unsigned flags
 
 void load_idt(void)
 {
-	struct { uint16_t limit; uint64_t base; } __attribute__((packed)) idtr = { sizeof(idt) - 1, (uint64_t)idt };
+	struct {
+		uint16_t limit;
+		uint64_t base;
+	} __attribute__((packed)) idtr = {sizeof(idt) - 1, (uint64_t)idt};
 
 	asm volatile("lidt %0" ::"m"(idtr));
 }
@@ -108,7 +117,10 @@ void setup_traps(void)
 	asm volatile("ltr %w0" ::"r"(SEL_TSS));
 }
 
-struct user_entry { void *code; uint64_t cs, rflags; };
+struct user_entry {
+	void *code;
+	uint64_t cs, rflags;
+};
 
 static void user_trampoline(uint64_t at, uint64_t unused)
 {
@@ -119,7 +131,7 @@ static void user_trampoline(uint64_t at, uint64_t unused)
 
 void run_user(void *code, uint64_t cs, uint64_t rflags)
 {
-	struct user_entry entry = { code, cs, rflags | 2 };
+	struct user_entry entry = {code, cs, rflags | 2};
 
 	trap.vector = NO_TRAP;
 	call_catching((void *)user_trampoline, (uint64_t)&entry, 0);

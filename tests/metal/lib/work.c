@@ -76,12 +76,18 @@ uint64_t stack_and_flags(uint64_t window, uint64_t h)
 	for (unsigned i = 0; i < 400; i++) {
 		uint64_t top = window + 0x32000 - i % 64 * 128, out, carry;
 
-		asm volatile("mov %%rsp, %%rbx; mov %3, %%rsp\n"
-			     "cmp %%rax, %2; push %%rax; push %2; pushf; pop %%rcx; pop %%rdx; adc (%%rsp), %%rdx; setc %b1; sbb %%rcx, %%rcx\n"
-			     "lea (%%rdx,%%rcx,2), %0; pop %%rax; rcl $3, %0; mov %%rbx, %%rsp; movzbl %b1, %k1"
-			     : "=&r"(out), "=&q"(carry) : "r"(h), "r"(top), "a"(h * 3) : "rbx", "rcx", "rdx", "cc", "memory");
+		asm volatile(
+		    "mov %%rsp, %%rbx; mov %3, %%rsp\n"
+		    "cmp %%rax, %2; push %%rax; push %2; pushf; pop %%rcx; pop %%rdx; adc (%%rsp), %%rdx; "
+		    "setc %b1; sbb %%rcx, %%rcx\n"
+		    "lea (%%rdx,%%rcx,2), %0; pop %%rax; rcl $3, %0; mov %%rbx, %%rsp; movzbl %b1, %k1"
+		    : "=&r"(out), "=&q"(carry)
+		    : "r"(h), "r"(top), "a"(h * 3)
+		    : "rbx", "rcx", "rdx", "cc", "memory");
 		h = mix(h, out + carry);
-		asm volatile("addq %1, (%0); adcq $0, 8(%0); bts %2, (%0)" ::"r"(words + i % 512), "r"(h), "r"(h & 0xfff) : "cc", "memory");
+		asm volatile("addq %1, (%0); adcq $0, 8(%0); bts %2, (%0)" ::"r"(words + i % 512), "r"(h),
+			     "r"(h & 0xfff)
+			     : "cc", "memory");
 		h = mix(h, words[(i * 7) % 512]);
 	}
 	for (unsigned i = 0; i < 600; i++)
@@ -95,10 +101,14 @@ uint64_t vectors(uint64_t window, uint64_t h)
 
 	for (unsigned i = 0; i < 16; i++)
 		v[i] = mix(h, i) >> 12 | 0x3ff0000000000000; /* doubles in 1..2 */
-	asm volatile("movupd (%0), %%xmm0; movupd 16(%0), %%xmm1; movupd 4080(%0), %%xmm3; xorpd %%xmm2, %%xmm2" ::"r"(v));
+	asm volatile(
+	    "movupd (%0), %%xmm0; movupd 16(%0), %%xmm1; movupd 4080(%0), %%xmm3; xorpd %%xmm2, %%xmm2" ::"r"(
+		v));
 	for (unsigned i = 0; i < 300; i++)
-		asm volatile("mulpd %%xmm1, %%xmm0; addpd (%0), %%xmm0; sqrtpd %%xmm0, %%xmm0; addpd %%xmm0, %%xmm2; movupd %%xmm2, (%1)"
-			     ::"r"(v + i % 7 * 2), "r"((uint8_t *)v + 4090 + i * 4) : "memory");
+		asm volatile("mulpd %%xmm1, %%xmm0; addpd (%0), %%xmm0; sqrtpd %%xmm0, %%xmm0; addpd %%xmm0, "
+			     "%%xmm2; movupd %%xmm2, (%1)" ::"r"(v + i % 7 * 2),
+			     "r"((uint8_t *)v + 4090 + i * 4)
+			     : "memory");
 	asm volatile("fninit; fldl (%0); fldl 8(%0)" ::"r"(v));
 	for (unsigned i = 0; i < 300; i++)
 		asm volatile("fmul %%st(1), %%st; fsqrt; faddl (%0); fxch" ::"r"(v + i % 14) : "memory");
