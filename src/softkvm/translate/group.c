@@ -263,7 +263,7 @@ void groups_find(struct xlat *x)
 		note_stack(x, &w, k);
 		step(&w, &x->t->insns[k].i);
 	}
-	if (is_own_loop(x))
+	if (is_own_loop(x) && !x->t->lockstep)
 		streams_find(x, &w);
 }
 
