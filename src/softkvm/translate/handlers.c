@@ -67,6 +67,7 @@ static uint64_t go_on(struct vcpu *v)
 		return leave(v);
 	if (!v->fpu_live)
 		fpu_enter(v);
+	v->rflags &= ~(uint64_t)FLAG_RF; /* no code breakpoints here that it could hold off */
 	if (e->pc == v->rip && flavour_of(v) == vt->flavour) {
 		flags_from_vcpu(v);
 		return (uintptr_t)e->code;

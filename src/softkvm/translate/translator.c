@@ -210,6 +210,7 @@ static void copy_buffer(void **to, void *const *from)
 /* Not for us: to the run loop's own buffer, which must not be one set in the calling function. */
 __attribute__((noinline)) static _Noreturn void leave_to_outer(struct vcpu *v)
 {
+	atomic_store(&((struct vcpu_translator *)v->translator)->inside, false);
 	copy_buffer(v->leave_buf, ((struct vcpu_translator *)v->translator)->outer);
 	__builtin_longjmp(v->leave_buf, 1);
 }
