@@ -82,16 +82,20 @@ class Vm:
     """One run of a machine. `console` collects all that it printed; `time_limit` is for the whole run, in seconds."""
 
     def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300,
-                 qemu_cpu="max,la57=off,smap=off"):
+                 qemu_cpu="max,la57=off,smap=off", disks=()):
         append = f"console=ttyS0 {append}".strip()
         if engine == "qemu":  # QEMU 7.2 pushes a far call's return address with the kernel's rights: no SMAP
             command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
                        "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-m", mem, "-smp", str(cpus)]
             command += ["-kernel", str(kernel), "-append", append] + (["-initrd", str(initrd)] if initrd else [])
+            for disk in disks:
+                command += ["-drive", f"file={disk},format=raw,if=virtio"]
         else:
             command = [str(guise), "run", "--engine", engine, "--mem", mem, "--cpus", str(cpus)]
             command += ["--kernel", str(kernel), "--append", append]
             command += (["--initrd", str(initrd)] if initrd else []) + list(options)
+            for disk in disks:
+                command += ["--disk", str(disk)]
         self.command = command
         self.console = ""
         self.read_to = 0
