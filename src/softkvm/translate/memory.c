@@ -45,6 +45,7 @@ void sites_finish(struct xlat *x)
 		x->site[k]->resume = (uint32_t)(x->hot.p - x->t->cache.rw);
 		x->site[k]->rsp_after = x->rsp_adj;
 		x->site[k]->addr_group = x->addr_group;
+		x->site[k]->ends |= x->ended; /* nothing to resume at */
 	}
 	x->sites = 0;
 }
