@@ -60,15 +60,9 @@ static int next_offset(const struct code_view *view, struct tinsn *ti)
 	return ends_block(&ti->i) ? -1 : (int)end;
 }
 
-/* From a copy: the guest may be changing the bytes, and the decoder looks at some of them twice. */
 bool decode_at(const struct code_view *view, unsigned offset, struct insn *i)
 {
-	unsigned avail = 4096 - offset < INSN_MAX_LEN ? 4096 - offset : INSN_MAX_LEN;
-	uint8_t bytes[INSN_MAX_LEN];
-
-	for (unsigned k = 0; k < avail; k++)
-		bytes[k] = __atomic_load_n(&view->hva[offset + k], __ATOMIC_RELAXED);
-	return insn_decode(i, bytes, avail, view->flavour & FLAVOUR_MODE) == INSN_OK;
+	return insn_decode(i, view->hva + offset, 4096 - offset, view->flavour & FLAVOUR_MODE) == INSN_OK;
 }
 
 bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode)
