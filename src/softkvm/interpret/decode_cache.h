@@ -41,6 +41,9 @@ const struct code_block *decode_lookup_slow(struct vcpu *v);
 /* Handler of a decoded instruction with its checks (feature, privilege, protected mode). */
 insn_handler *choose_handler(const struct vcpu *v, const struct insn *i);
 
+/* Execute the decoded code at v->rip to its end, or until v->cont is 0. Raises and leaves as instructions do. */
+void interpret_block(struct vcpu *v);
+
 enum { BLOCK_SLOTS = 1 << 15, BLOCK_MAX_INSNS = 32 };
 
 struct decode_cache {

@@ -7,8 +7,6 @@
  */
 #include "softkvm/interpret/descriptor.h"
 
-#include "softkvm/interpret/attention.h"
-
 bool descriptor_address(const struct vcpu *v, uint16_t sel, unsigned size, gva_t *gva)
 {
 	uint32_t offset = sel & 0xfff8;
@@ -175,7 +173,6 @@ struct x86_seg seg_prepare(struct vcpu *v, unsigned seg, uint16_t sel)
 void mode_update(struct vcpu *v)
 {
 	uint16_t attr = v->seg[SEG_CS].attr;
-	uint32_t old = v->mode;
 
 	if (is_long_mode(v) && (attr & SEG_L))
 		v->mode = MODE_64;
@@ -183,9 +180,6 @@ void mode_update(struct vcpu *v)
 		v->mode = MODE_16;
 	else
 		v->mode = attr & SEG_DB ? MODE_32 : MODE_16;
-	/* The engine may have a faster way for the new mode. */
-	if (v->mode == MODE_64 && old != MODE_64)
-		want_attention(v);
 }
 
 void cs_commit(struct vcpu *v, struct x86_seg cs, unsigned cpl)

@@ -46,22 +46,29 @@ static inline bool may_go_on(const struct vcpu *v)
 	return likely(atomic_load_explicit(&v->cont, memory_order_relaxed));
 }
 
+/* Only a block's last instruction branches, and a repeating one goes back only when it may not go on. */
+static inline __attribute__((always_inline)) void run_block(struct vcpu *v)
+{
+	const struct code_block *block = lookup(v);
+	const struct code_insn *c = block->code, *end = c + block->count;
+	uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu, rip = v->rip;
+
+	do
+		rip = run_insn(v, c, rip, mask);
+	while (++c < end && may_go_on(v));
+	v->steps += (uint64_t)(c - block->code);
+}
+
 static void run_blocks(struct vcpu *v)
 {
-	do {
-		const struct code_block *block = lookup(v);
-		const struct code_insn *c = block->code, *end = c + block->count;
-		uint64_t mask = likely(v->mode == MODE_64) ? ~0ull : 0xffffffffu, rip = v->rip;
+	do
+		run_block(v);
+	while (may_go_on(v));
+}
 
-		/*
-		 * Only a block's last instruction branches, and a repeating one goes back only when it may
-		 * not go on.
-		 */
-		do
-			rip = run_insn(v, c, rip, mask);
-		while (++c < end && may_go_on(v));
-		v->steps += (uint64_t)(c - block->code);
-	} while (may_go_on(v));
+void interpret_block(struct vcpu *v)
+{
+	run_block(v);
 }
 
 static void interpret_run(struct vcpu *v, bool single)

@@ -84,6 +84,7 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	x.view = w;
 	x.faults = x.sites = 0;
 	x.overflow = x.ended = false;
+	x.word = (w->flavour & FLAVOUR_MODE) == MODE_64 ? 8 : 4;
 	b->view2 = second;
 	b->plain = plain;
 	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset)) {
@@ -150,15 +151,19 @@ static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
 	return f->hva;
 }
 
-/* Ids of views stay in the instruction TLB as long as translations do; they must not outlive their flavour. */
+/*
+ * Ids of views stay in the instruction TLB as long as translations do; they must not outlive their flavour. Each
+ * TLB set has its own: a 64-bit kernel and its 32-bit programs do not disturb each other.
+ */
 static void note_flavour(struct vcpu *v)
 {
-	struct vcpu_translator *vt = (void *)v->translator;
 	uint32_t flavour = flavour_of(v);
 
-	if (flavour != vt->flavour)
-		mmu_flush_all(v);
-	vt->flavour = flavour;
+	if (flavour == v->itlb[ITLB_FLAVOUR])
+		return;
+	for (unsigned k = 0; k < ITLB_ENTRIES; k++)
+		v->itlb[k] = 0;
+	v->itlb[ITLB_FLAVOUR] = flavour;
 }
 
 static struct block *get(struct vcpu *v, gva_t rip, bool plain)
@@ -173,6 +178,8 @@ static struct block *get(struct vcpu *v, gva_t rip, bool plain)
 	if (!fetch(v, rip, &first))
 		return NULL;
 	crosses = crosses_page(first.hva, rip & 4095, v->mode);
+	if (crosses && v->mode != MODE_64 && first.va == 0xfffff000)
+		return NULL; /* goes on at 0 */
 	if (crosses && (!is_canonical(v, first.va + PAGE_SIZE) || !fetch(v, first.va + PAGE_SIZE, &second)))
 		return NULL;
 	translator_lock(t, v);

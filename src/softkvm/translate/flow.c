@@ -52,6 +52,22 @@ static gva_t insn_va(const struct xlat *x)
 	return x->view->va + x->insn->at;
 }
 
+/* A linear address as RIP in the block's mode. */
+static gva_t wrap(const struct xlat *x, gva_t va)
+{
+	return x->word == 4 ? (uint32_t)va : va;
+}
+
+static gva_t next_va(const struct xlat *x)
+{
+	return wrap(x, insn_va(x) + x->insn->i.len);
+}
+
+static gva_t target_va(const struct xlat *x)
+{
+	return wrap(x, insn_va(x) + x->insn->i.len + x->insn->i.imm);
+}
+
 /* How to enter `target`, given where flags are; saves them if they must be. */
 static enum link_entry choose_entry(struct xlat *x, struct emit *e, gva_t target)
 {
@@ -62,8 +78,9 @@ static enum link_entry choose_entry(struct xlat *x, struct emit *e, gva_t target
 	return LINK_CHECKED;
 }
 
-void exit_direct(struct xlat *x, struct emit *e, gva_t target)
+void exit_direct(struct xlat *x, struct emit *e, gva_t va)
 {
+	gva_t target = wrap(x, va);
 	enum link_entry entry = choose_entry(x, e, target);
 	struct link *l = link_new(x, target, entry);
 	uint8_t *poll = NULL;
@@ -98,7 +115,7 @@ void exit_to_plain(struct xlat *x, unsigned cc)
 
 	l->plain = true;
 	if (x->rsp_before)
-		emit_lea(e, 8, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_before));
+		emit_lea(e, x->word, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_before));
 	emit_align(e, 4, 1);
 	rel = emit_jmp_forward(e);
 	note_rel32(x, e, l);
@@ -121,7 +138,7 @@ static void side_exit(struct xlat *x, unsigned cc, gva_t target)
 	}
 	emit_jcc(&x->hot, cc, emit_here(&x->cold));
 	if (adj)
-		emit_lea(&x->cold, 8, GUEST_RSP, mem_base(GUEST_RSP, adj));
+		emit_lea(&x->cold, x->word, GUEST_RSP, mem_base(GUEST_RSP, adj));
 	exit_direct(x, &x->cold, target);
 }
 
@@ -144,7 +161,7 @@ static void loop_back(struct xlat *x)
 static void translate_jcc(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
-	gva_t next = insn_va(x) + i->len, target = next + i->imm;
+	gva_t next = next_va(x), target = target_va(x);
 	bool last = x->insn == &x->t->insns[x->count - 1];
 	unsigned cc = i->opcode & 15;
 
@@ -184,27 +201,27 @@ void exit_indirect(struct xlat *x, int rsp_fix)
 /* Push the return address. */
 static void emit_call_push(struct xlat *x, gva_t next)
 {
-	memory_stack(x, -8, 8, true);
-	if ((int64_t)next == (int32_t)next) {
-		emit_store_imm32(&x->hot, 8, x->mem, (int32_t)next);
+	memory_stack(x, -(int)x->word, x->word, true);
+	if (x->word == 4 || (int64_t)next == (int32_t)next) {
+		emit_store_imm32(&x->hot, x->word, x->mem, (int32_t)next);
 	} else {
 		emit_mov_imm(&x->hot, SCRATCH, next);
 		emit_store(&x->hot, 8, x->mem, SCRATCH);
 	}
-	x->rsp_adj -= 8;
+	x->rsp_adj = (int16_t)(x->rsp_adj - (int)x->word);
 	rsp_commit(x);
 }
 
 static void translate_ret(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
-	int moved = 8 + (i->operand_count ? (int)(uint16_t)i->imm : 0);
+	int moved = (int)x->word + (i->operand_count ? (int)(uint16_t)i->imm : 0);
 
 	flags_save_all(x);
-	memory_stack(x, 0, 8, false);
-	emit_load(&x->hot, 8, ADDR, x->mem);
+	memory_stack(x, 0, x->word, false);
+	emit_load(&x->hot, x->word, ADDR, x->mem);
 	rsp_commit(x);
-	emit_lea(&x->hot, 8, GUEST_RSP, mem_base(GUEST_RSP, moved));
+	emit_lea(&x->hot, x->word, GUEST_RSP, mem_base(GUEST_RSP, moved));
 	exit_indirect(x, moved);
 }
 
@@ -214,11 +231,11 @@ static void load_target(struct xlat *x)
 	const struct operand *o = &x->insn->i.operand[0];
 
 	if (o->kind == OPK_MEM) {
-		memory_operand(x, 8, false);
-		emit_load(&x->hot, 8, ADDR, x->mem);
+		memory_operand(x, x->word, false);
+		emit_load(&x->hot, x->word, ADDR, x->mem);
 		x->addr_group = NO_GROUP; /* its HVA is no longer there for the push */
 	} else {
-		reg_load(x, 8, ADDR, o->reg);
+		reg_load(x, x->word, ADDR, o->reg);
 	}
 }
 
@@ -231,23 +248,21 @@ static void translate_indirect(struct xlat *x)
 	load_target(x);
 	if (is_call) {
 		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), ADDR);
-		emit_call_push(x, insn_va(x) + i->len);
+		emit_call_push(x, next_va(x));
 		emit_load(&x->hot, 8, ADDR, mem_base(H_RSP, FRAME_TEMP));
 	} else {
 		rsp_commit(x);
 	}
 	x->flags_in_host = false;
-	exit_indirect(x, is_call ? -8 : 0);
+	exit_indirect(x, is_call ? -(int)x->word : 0);
 }
 
 static void translate_jmp(struct xlat *x)
 {
-	const struct insn *i = &x->insn->i;
-
 	if (x->insn->follow)
 		return;
 	rsp_commit(x);
-	exit_direct(x, &x->hot, insn_va(x) + i->len + i->imm);
+	exit_direct(x, &x->hot, target_va(x));
 	x->ended = true;
 }
 
@@ -257,15 +272,15 @@ bool translate_flow(struct xlat *x)
 
 	if (i->row->branch == BR_NONE)
 		return false;
-	if (i->mode != MODE_64 || i->op_size != 8)
+	if (i->op_size != x->word)
 		return false;
 	switch (i->row->branch) {
 	case BR_JMP:
 		translate_jmp(x);
 		return true;
 	case BR_CALL:
-		emit_call_push(x, insn_va(x) + i->len);
-		exit_direct(x, &x->hot, insn_va(x) + i->len + i->imm);
+		emit_call_push(x, next_va(x));
+		exit_direct(x, &x->hot, target_va(x));
 		x->ended = true;
 		return true;
 	case BR_COND:
@@ -278,7 +293,7 @@ bool translate_flow(struct xlat *x)
 		return true;
 	case BR_JMP_IND:
 	case BR_CALL_IND:
-		if (i->operand[0].size != 8)
+		if (i->operand[0].size != x->word)
 			return false;
 		translate_indirect(x);
 		return true;

@@ -27,6 +27,7 @@ struct symbol {
 };
 
 struct walk_state {
+	unsigned word; /* size of an address */
 	struct symbol reg[16];
 	uint16_t next_root;
 };
@@ -46,15 +47,20 @@ static bool is_register(const struct operand *o, unsigned size)
 	return o->kind == OPK_GPR && o->size == size && o->reg < 16;
 }
 
+static int64_t signed_imm(const struct insn *i)
+{
+	return i->operand[0].size == 4 ? (int32_t)i->imm : (int64_t)i->imm;
+}
+
 static bool keeps_root(struct walk_state *w, const struct insn *i)
 {
 	const struct operand *a = &i->operand[0], *b = &i->operand[1];
 
-	if (!is_register(a, 8))
+	if (!is_register(a, w->word))
 		return false;
 	switch (i->row->sem) {
 	case SEM_MOV:
-		if (!is_register(b, 8))
+		if (!is_register(b, w->word))
 			return false;
 		w->reg[a->reg] = w->reg[b->reg];
 		return true;
@@ -62,14 +68,14 @@ static bool keeps_root(struct walk_state *w, const struct insn *i)
 	case SEM_SUB:
 		if (b->kind != OPK_IMM)
 			return false;
-		w->reg[a->reg].offset += i->row->sem == SEM_ADD ? (int64_t)i->imm : -(int64_t)i->imm;
+		w->reg[a->reg].offset += i->row->sem == SEM_ADD ? signed_imm(i) : -signed_imm(i);
 		return true;
 	case SEM_INC:
 	case SEM_DEC:
 		w->reg[a->reg].offset += i->row->sem == SEM_INC ? 1 : -1;
 		return true;
 	case SEM_LEA:
-		if (i->mem.addr_size != 8 || i->mem.base >= 16 || i->mem.index != REG_NONE)
+		if (i->mem.addr_size != w->word || i->mem.base >= 16 || i->mem.index != REG_NONE)
 			return false;
 		w->reg[a->reg] = w->reg[i->mem.base];
 		w->reg[a->reg].offset += i->mem.disp;
@@ -90,6 +96,15 @@ static void step(struct walk_state *w, const struct insn *i)
 	case SEM_POP:
 		w->reg[RSP].offset += i->op_size;
 		break;
+	case SEM_POPA:
+		for (unsigned r = 0; r < 8; r++)
+			new_root(w, r);
+		return;
+	case SEM_PUSHA:
+	case SEM_POPF:
+	case SEM_POP_SEG:
+		new_root(w, RSP);
+		return;
 	case SEM_LEAVE:
 	case SEM_ENTER:
 		new_root(w, RSP);
@@ -158,13 +173,15 @@ static void note_explicit(struct xlat *x, const struct walk_state *w, unsigned i
 	struct access a = { .insn = (uint8_t)insn, .base = NO_ROOT, .index = NO_ROOT, .seg = i->mem.seg,
 			    .stream = NO_STREAM };
 
-	if (!o || !o->size || o->size > 64 || i->mem.addr_size != 8 || i->mem.vsib || !i->has_modrm || i->row->attrs & INSN_MASKED)
+	if (!o || !o->size || o->size > 64 || i->mem.addr_size != w->word || i->mem.vsib || !i->has_modrm || i->row->attrs & INSN_MASKED)
 		return;
 	a.disp = i->mem.disp;
 	a.size = (uint8_t)o->size;
 	a.write = o->access & ACC_W;
 	if (a.seg < SEG_FS)
 		a.seg = SEG_DS;
+	else if (w->word == 4)
+		return; /* each is checked against its segment's limit */
 	if (i->mem.base == BASE_RIP) {
 		a.base = ROOT_ABSOLUTE;
 		a.disp += (int64_t)(x->view->va + x->t->insns[insn].at + i->len);
@@ -184,14 +201,14 @@ static void note_stack(struct xlat *x, const struct walk_state *w, unsigned insn
 {
 	const struct insn *i = &x->t->insns[insn].i;
 	struct access a = { .insn = (uint8_t)insn, .is_stack = true, .base = w->reg[RSP].root, .index = NO_ROOT,
-			    .seg = SEG_DS, .disp = w->reg[RSP].offset, .size = 8, .stream = NO_STREAM };
+			    .seg = SEG_DS, .disp = w->reg[RSP].offset, .size = (uint8_t)w->word, .stream = NO_STREAM };
 
 	switch (i->row->sem) {
 	case SEM_PUSH:
 	case SEM_PUSHF:
 	case SEM_CALL_REL:
 	case SEM_CALL_IND:
-		a.disp -= 8;
+		a.disp -= w->word;
 		a.write = true;
 		break;
 	case SEM_POP:
@@ -200,7 +217,7 @@ static void note_stack(struct xlat *x, const struct walk_state *w, unsigned insn
 	default:
 		return;
 	}
-	if (i->op_size == 8)
+	if (i->op_size == w->word)
 		place(x, &a);
 }
 
@@ -251,7 +268,7 @@ static void streams_find(struct xlat *x, const struct walk_state *w)
 
 void groups_find(struct xlat *x)
 {
-	struct walk_state w = { .next_root = 16 };
+	struct walk_state w = { .next_root = 16, .word = x->word };
 
 	x->access_count = x->group_count = x->stream_count = 0;
 	if (x->block->plain)

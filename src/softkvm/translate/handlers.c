@@ -68,7 +68,7 @@ static uint64_t go_on(struct vcpu *v)
 	if (!v->fpu_live)
 		fpu_enter(v);
 	v->rflags &= ~(uint64_t)FLAG_RF; /* no code breakpoints here that it could hold off */
-	if (e->pc == v->rip && flavour_of(v) == vt->flavour) {
+	if (e->pc == v->rip && flavour_of(v) == v->itlb[ITLB_FLAVOUR]) {
 		flags_from_vcpu(v);
 		return (uintptr_t)e->code;
 	}
@@ -82,6 +82,24 @@ static uint64_t go_on(struct vcpu *v)
 	return (uintptr_t)b->straight;
 }
 
+/* Guest RSP is what r11 holds + a constant that its block knows. */
+static void move_rsp(struct vcpu *v, const struct site *s, int64_t by)
+{
+	const struct block *b = arena_at(translator_of(v), s->block);
+
+	v->gpr[RSP] += (uint64_t)by;
+	if ((b->view->flavour & FLAVOUR_MODE) != MODE_64 && by)
+		v->gpr[RSP] = (uint32_t)v->gpr[RSP];
+}
+
+/* Address of the instruction behind the one at v->rip. */
+static gva_t next_rip(const struct vcpu *v, const struct interpreted *in)
+{
+	gva_t next = v->rip + in->insn.len;
+
+	return in->insn.mode == MODE_64 ? next : (uint32_t)next;
+}
+
 /* Registers as they are before the site's instruction. */
 static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 {
@@ -90,7 +108,7 @@ static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 	const struct block *b = arena_at(t, s->block);
 
 	flags_to_vcpu(v);
-	v->gpr[RSP] += (int64_t)s->rsp_adj;
+	move_rsp(v, s, s->rsp_adj);
 	v->rip = v->insn_rip = b->view->va + s->at;
 	((struct vcpu_translator *)v->translator)->flushes_before =
 		atomic_load_explicit(&v->tlb_flush_seen, memory_order_relaxed);
@@ -114,7 +132,7 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 	    !atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return go_on(v);
 	flags_from_vcpu(v);
-	v->gpr[RSP] -= (int64_t)s->rsp_after;
+	move_rsp(v, s, -s->rsp_after);
 	if (s->addr_group != NO_GROUP)
 		v->engine_hot[HOT_RESULT] = ((uint64_t *)v->frame)[FRAME_GROUP / 8 + s->addr_group];
 	return host_address(t, s->resume);
@@ -173,7 +191,7 @@ static uint64_t on_interpret(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	const struct site *s = site_enter(v, offset);
 	const struct interpreted *in = arena_at(translator_of(v), s->insn);
-	gva_t next = v->rip + in->insn.len;
+	gva_t next = next_rip(v, in);
 
 	if (translator_of(v)->lockstep && verify_is_apart(&in->insn))
 		return leave(v);
@@ -192,14 +210,14 @@ static uint64_t slow_access(struct vcpu *v, const struct site *s)
 	if (s->insn) {
 		const struct interpreted *in = arena_at(vt->t, s->insn);
 
-		next = v->rip + in->insn.len;
+		next = next_rip(v, in);
 		interpret_one(v, in);
 		return resume(v, s, next);
 	}
 	if (!decode_at(b->view, s->at, &vt->slow.insn))
 		return go_on(v); /* changed under our feet */
 	vt->slow.run = choose_handler(v, &vt->slow.insn);
-	next = v->rip + vt->slow.insn.len;
+	next = next_rip(v, &vt->slow);
 	interpret_one(v, &vt->slow);
 	return resume(v, s, next);
 }
@@ -254,7 +272,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 		return go_on(v);
 	if (s->is_stack)
 		refill_stack(v, gva);
-	v->gpr[RSP] -= (int64_t)s->rsp_adj;
+	move_rsp(v, s, -s->rsp_adj);
 	v->engine_hot[HOT_RESULT] = (uintptr_t)p;
 	return host_address(t, s->retry);
 }
@@ -290,7 +308,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 	if (p && !has_flushed(v)) {
 		if (s->is_stack)
 			refill_stack(v, gva);
-		v->gpr[RSP] -= (int64_t)s->rsp_adj;
+		move_rsp(v, s, -s->rsp_adj);
 		v->engine_hot[HOT_RESULT] = (uintptr_t)p;
 		return host_address(vt->t, s->retry);
 	}
@@ -346,7 +364,7 @@ static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 
 	translator_of(v)->indirect_misses++;
 	branch_check(v, target); /* raises with RIP and RSP as before the branch */
-	v->gpr[RSP] -= (int64_t)s->rsp_adj;
+	move_rsp(v, s, -s->rsp_adj);
 	v->rip = target;
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || translator_of(v)->lockstep)
 		return leave(v);

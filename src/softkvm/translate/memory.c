@@ -224,7 +224,7 @@ void memory_address(struct xlat *x, int64_t delta)
 		address_sum(x, m, width, delta);
 	}
 	if (m->seg >= SEG_FS)
-		emit_alu_rm(&x->hot, 8, ALU_ADD, ADDR, mem_base(ENV, ENV_OFF(seg[0].base) + (int32_t)sizeof(struct x86_seg) * m->seg));
+		emit_alu_rm(&x->hot, x->word, ALU_ADD, ADDR, mem_base(ENV, ENV_OFF(seg[0].base) + (int32_t)sizeof(struct x86_seg) * m->seg));
 }
 
 /* A follower: the group's HVA is in the frame, or in r9 already. False: this access must check. */
@@ -280,9 +280,9 @@ void memory_stack(struct xlat *x, int32_t disp, unsigned size, bool write)
 	lead(x, a, &c);
 	disp += x->rsp_adj - (int32_t)c.own_offset;
 	if (disp)
-		emit_lea(&x->hot, 8, ADDR, mem_base(GUEST_RSP, disp));
+		emit_lea(&x->hot, x->word, ADDR, mem_base(GUEST_RSP, disp));
 	else
-		emit_mov(&x->hot, 8, ADDR, GUEST_RSP);
+		emit_mov(&x->hot, x->word, ADDR, GUEST_RSP);
 	emit_check(x, &c);
 	checked(x, &c);
 }
@@ -305,7 +305,7 @@ void memory_operand(struct xlat *x, unsigned size, bool write)
 	flags_clobber(x);
 	if (a && fits_disp32(m, -MAX_DELTA) && fits_disp32(m, MAX_DELTA))
 		lead(x, a, &c);
-	c.stack = m->base == RSP && m->index == REG_NONE && m->seg < SEG_FS && m->addr_size == 8;
+	c.stack = m->base == RSP && m->index == REG_NONE && m->seg < SEG_FS && m->addr_size == x->word;
 	if (a && !c.stack)
 		c.stream = a->stream;
 	memory_address(x, -c.own_offset);

@@ -92,6 +92,8 @@ static bool is_fit(const struct xlat *x, const struct insn *i)
 		return false;
 	if (i->row->sem == SEM_MOV && i->operand[1].kind == OPK_MEM && !i->has_modrm)
 		return false;
+	if (i->opcode == 0x82 && !i->opcode_map)
+		return false; /* no such encoding in 64-bit mode */
 	if (fitness[i->row->sem] & FIT_BITS)
 		return i->modrm >= 0xc0 || i->operand[1].kind == OPK_IMM;
 	return fitness[i->row->sem] & FIT;
@@ -310,6 +312,18 @@ static bool needs_plain_rex(const struct plan *p)
 	return false;
 }
 
+/* INC and DEC of one byte: what are REX prefixes in 64-bit mode. */
+static bool is_short_incdec(const struct insn *i)
+{
+	return (i->row->sem == SEM_INC || i->row->sem == SEM_DEC) && !i->has_modrm;
+}
+
+static void emit_inc_dec(struct emit *e, const struct plan *p)
+{
+	emit_u8(e, 0xff);
+	emit_u8(e, (uint8_t)((p->i->row->sem == SEM_INC ? 0xc0 : 0xc8) | (p->host[FIELD_OPCODE] & 7)));
+}
+
 static void put_legacy(struct emit *e, const struct plan *p)
 {
 	const struct insn *i = p->i;
@@ -330,7 +344,9 @@ static void put_legacy(struct emit *e, const struct plan *p)
 		if (i->opcode_map > 1)
 			emit_u8(e, i->opcode_map == 2 ? 0x38 : 0x3a);
 	}
-	if (p->guest[FIELD_OPCODE] != REG_NONE)
+	if (is_short_incdec(i))
+		emit_inc_dec(e, p);
+	else if (p->guest[FIELD_OPCODE] != REG_NONE)
 		emit_u8(e, (uint8_t)((i->opcode & ~7) | (p->host[FIELD_OPCODE] & 7)));
 	else
 		emit_u8(e, i->opcode);

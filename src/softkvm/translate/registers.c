@@ -49,7 +49,7 @@ void reg_store(struct xlat *x, unsigned guest, unsigned host)
 void rsp_commit(struct xlat *x)
 {
 	if (x->rsp_adj)
-		emit_lea(&x->hot, 8, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_adj));
+		emit_lea(&x->hot, x->word, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_adj));
 	x->rsp_before = (int16_t)(x->rsp_before - x->rsp_adj);
 	x->rsp_adj = 0;
 }

@@ -15,7 +15,7 @@ static bool translate_lea(struct xlat *x)
 
 	if (width < 4)
 		return false;
-	if (dst == RSP && m->base == RSP && m->index == REG_NONE && width == 8 && m->disp < 4096 && m->disp > -4096) {
+	if (dst == RSP && m->base == RSP && m->index == REG_NONE && width == x->word && m->disp < 4096 && m->disp > -4096) {
 		x->rsp_adj += (int16_t)m->disp;
 		return true;
 	}
@@ -62,7 +62,7 @@ static bool translate_bit_string(struct xlat *x)
 	unsigned size = i->op_size, reg = i->operand[1].reg;
 	struct emit *e = &x->hot;
 
-	if (size < 4 || i->mem.addr_size != 8)
+	if (size < 4 || i->mem.addr_size != x->word || (x->word == 4 && i->mem.seg >= SEG_FS))
 		return false;
 	flags_clobber(x);
 	reg_load(x, size, SCRATCH, reg);
@@ -73,7 +73,7 @@ static bool translate_bit_string(struct xlat *x)
 	if (size == 4)
 		emit_rr(e, 0x63 | OP_W, SCRATCH, SCRATCH); /* movsxd */
 	emit_shift_imm(e, 8, SHIFT_SAR, SCRATCH, size == 8 ? 6 : 5);
-	emit_lea(e, 8, ADDR, mem_index(ADDR, SCRATCH, size == 8 ? 3 : 2, 0));
+	emit_lea(e, x->word, ADDR, mem_index(ADDR, SCRATCH, size == 8 ? 3 : 2, 0));
 	memory_check(x, size, i->operand[0].access & ACC_W);
 	flags_need(x);
 	emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * PUSH, POP and LEAVE in 64-bit mode, and arithmetic on RSP that only moves it.
+ * PUSH, POP and LEAVE of the mode's full width, and arithmetic on RSP that only moves it.
  */
 #include "softkvm/translate/translate.h"
 
@@ -8,12 +8,12 @@ static void push_register(struct xlat *x, unsigned guest)
 {
 	struct emit *e = &x->hot;
 
-	memory_stack(x, -8, 8, true);
+	memory_stack(x, -(int)x->word, x->word, true);
 	if (guest == RSP || host_register[guest] == H_NONE) {
-		reg_load(x, 8, SCRATCH, guest);
-		emit_store(e, 8, x->mem, SCRATCH);
+		reg_load(x, x->word, SCRATCH, guest);
+		emit_store(e, x->word, x->mem, SCRATCH);
 	} else {
-		emit_store(e, 8, x->mem, host_register[guest]);
+		emit_store(e, x->word, x->mem, host_register[guest]);
 	}
 }
 
@@ -27,21 +27,21 @@ static bool translate_push(struct xlat *x)
 		push_register(x, o->reg);
 		break;
 	case OPK_IMM:
-		memory_stack(x, -8, 8, true);
-		emit_store_imm32(&x->hot, 8, x->mem, (int32_t)i->imm);
+		memory_stack(x, -(int)x->word, x->word, true);
+		emit_store_imm32(&x->hot, x->word, x->mem, (int32_t)i->imm);
 		break;
 	case OPK_MEM:
-		memory_operand(x, 8, false);
-		emit_load(&x->hot, 8, SCRATCH, x->mem);
+		memory_operand(x, x->word, false);
+		emit_load(&x->hot, x->word, SCRATCH, x->mem);
 		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
-		memory_stack(x, -8, 8, true);
+		memory_stack(x, -(int)x->word, x->word, true);
 		emit_load(&x->hot, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
-		emit_store(&x->hot, 8, x->mem, SCRATCH);
+		emit_store(&x->hot, x->word, x->mem, SCRATCH);
 		break;
 	default:
 		return false;
 	}
-	x->rsp_adj -= 8;
+	x->rsp_adj = (int16_t)(x->rsp_adj - (int)x->word);
 	return true;
 }
 
@@ -52,12 +52,12 @@ static bool translate_pop(struct xlat *x)
 
 	if (o->kind != OPK_GPR || o->reg == RSP)
 		return false;
-	memory_stack(x, 0, 8, false);
+	memory_stack(x, 0, x->word, false);
 	host = host_register[o->reg];
-	emit_load(&x->hot, 8, host == H_NONE ? (unsigned)SCRATCH : host, x->mem);
+	emit_load(&x->hot, x->word, host == H_NONE ? (unsigned)SCRATCH : host, x->mem);
 	if (host == H_NONE)
 		emit_store(&x->hot, 8, mem_base(ENV, ENV_GPR(o->reg)), SCRATCH);
-	x->rsp_adj += 8;
+	x->rsp_adj = (int16_t)(x->rsp_adj + (int)x->word);
 	return true;
 }
 
@@ -65,10 +65,10 @@ static bool translate_pop(struct xlat *x)
 static void translate_leave(struct xlat *x)
 {
 	flags_clobber(x);
-	emit_mov(&x->hot, 8, ADDR, H_RBP);
-	memory_check(x, 8, false);
-	emit_lea(&x->hot, 8, GUEST_RSP, mem_base(H_RBP, 8));
-	emit_load(&x->hot, 8, H_RBP, mem_base(ADDR, 0));
+	emit_mov(&x->hot, x->word, ADDR, H_RBP);
+	memory_check(x, x->word, false);
+	emit_lea(&x->hot, x->word, GUEST_RSP, mem_base(H_RBP, (int)x->word));
+	emit_load(&x->hot, x->word, H_RBP, mem_base(ADDR, 0));
 	x->rsp_adj = 0;
 }
 
@@ -76,9 +76,9 @@ static void translate_leave(struct xlat *x)
 static bool translate_move_rsp(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
-	int64_t by = (int64_t)i->imm;
+	int64_t by = i->operand[0].size == 4 ? (int32_t)i->imm : (int64_t)i->imm;
 
-	if (i->operand[0].kind != OPK_GPR || i->operand[0].reg != RSP || i->operand[1].kind != OPK_IMM || i->operand[0].size != 8 ||
+	if (i->operand[0].kind != OPK_GPR || i->operand[0].reg != RSP || i->operand[1].kind != OPK_IMM || i->operand[0].size != x->word ||
 	    x->insn->live || by > 4096 || by < -4096)
 		return false;
 	x->rsp_adj += (int16_t)(i->row->sem == SEM_ADD ? by : -by);
@@ -89,7 +89,7 @@ bool translate_stack(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
 
-	if (i->mode != MODE_64 || i->op_size != 8)
+	if (i->op_size != x->word)
 		return false;
 	switch (i->row->sem) {
 	case SEM_PUSH:

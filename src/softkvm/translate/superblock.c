@@ -60,9 +60,15 @@ static int next_offset(const struct code_view *view, struct tinsn *ti)
 	return ends_block(&ti->i) ? -1 : (int)end;
 }
 
+/* A 32-bit program's branch of operand size 16 goes to the lowest 64 KiB. Not worth translating. */
+static bool truncates_eip(const struct insn *i)
+{
+	return i->mode == MODE_32 && i->row->branch != BR_NONE && i->op_size == 2;
+}
+
 bool decode_at(const struct code_view *view, unsigned offset, struct insn *i)
 {
-	return insn_decode(i, view->hva + offset, 4096 - offset, view->flavour & FLAVOUR_MODE) == INSN_OK;
+	return insn_decode(i, view->hva + offset, 4096 - offset, view->flavour & FLAVOUR_MODE) == INSN_OK && !truncates_eip(i);
 }
 
 bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode)
@@ -92,7 +98,7 @@ bool superblock_decode_crossing(struct xlat *x, uint16_t offset)
 	x->count = 1;
 	ti->at = offset;
 	ti->follow = false;
-	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK;
+	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK && !truncates_eip(&ti->i);
 }
 
 unsigned superblock_decode(struct xlat *x, uint16_t offset)

@@ -9,16 +9,22 @@
  */
 #include "softkvm/translate/translate.h"
 
-/* The rest of the slow way: in the cold part, entered by `jcc`; comes back behind the instruction. */
-static void cold_interpret(struct xlat *x, unsigned cc)
+const uint8_t *cold_interpreter(struct xlat *x)
 {
+	const uint8_t *cold = emit_here(&x->cold);
 	struct site *s = site_new(x);
 
 	if (!s->insn)
 		s->insn = interpreted_new(x);
-	emit_jcc(&x->hot, cc, emit_here(&x->cold));
 	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, s));
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_INTERPRET]);
+	return cold;
+}
+
+/* On condition cc the slow way; it comes back behind the instruction. */
+static void cold_interpret(struct xlat *x, unsigned cc)
+{
+	emit_jcc(&x->hot, cc, cold_interpreter(x));
 }
 
 /* Flags must be saved for good here: the slow way looks at them, and the check destroys the host's. */
@@ -86,10 +92,10 @@ static void translate_pushf(struct xlat *x)
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, ~(FLAGS_STATUS | FLAG_RF | FLAG_VM));
 	emit_alu_rr(e, 4, ALU_OR, SCRATCH, ADDR);
 	emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
-	memory_stack(x, -8, 8, true);
+	memory_stack(x, -(int)x->word, x->word, true);
 	emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
-	emit_store(e, 8, x->mem, SCRATCH);
-	x->rsp_adj -= 8;
+	emit_store(e, x->word, x->mem, SCRATCH);
+	x->rsp_adj = (int16_t)(x->rsp_adj - (int)x->word);
 }
 
 static void translate_rdtsc(struct xlat *x)
@@ -169,20 +175,17 @@ bool translate_system(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
 
-	if (i->row->sem == SEM_PAUSE) {
+	switch (i->row->sem) {
+	case SEM_PAUSE:
 		translate_pause(x);
 		return true;
-	}
-	if (i->mode != MODE_64)
-		return false;
-	switch (i->row->sem) {
 	case SEM_CLI:
 		translate_cli(x);
 		return true;
 	case SEM_STI:
 		return translate_sti(x);
 	case SEM_PUSHF:
-		if (i->op_size != 8)
+		if (i->op_size != x->word)
 			return false;
 		translate_pushf(x);
 		return true;

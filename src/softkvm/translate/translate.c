@@ -112,7 +112,7 @@ static void translate_one(struct xlat *x)
 	if (x->rsp_adj > 8192 || x->rsp_adj < -8192)
 		rsp_commit(x);
 	if ((x->t->lockstep && verify_is_apart(i)) || !is_offered(x, i) ||
-	    (i->row->attrs & INSN_PROT && (x->view->flavour & FLAVOUR_MODE) != MODE_64) ||
+	    !segment_check(x) ||
 	    !(translate_flow(x) || translate_stack(x) || translate_special(x) || translate_system(x) || reencode(x)))
 		emit_interpret(x, i->row->branch != BR_NONE || i->row->attrs & INSN_END);
 	sites_finish(x);

@@ -53,7 +53,8 @@ enum {
 	FLAVOUR_MODE = 3,      /* enum insn_mode */
 	FLAVOUR_X87 = 1 << 2,  /* x87/MMX usable: CR0.EM and TS clear */
 	FLAVOUR_SSE = 1 << 3,  /* and CR4.OSFXSR */
-	FLAVOUR_AVX = 1 << 4   /* and CR4.OSXSAVE, XCR0.AVX */
+	FLAVOUR_AVX = 1 << 4,  /* and CR4.OSXSAVE, XCR0.AVX */
+	FLAVOUR_FLAT = 1 << 5  /* MODE_32: ES, CS, SS, DS are all of 4 GiB from 0 on; never without in that mode */
 };
 
 /* A guest page of code at one linear address: what the instruction TLB's ids stand for. */
@@ -196,7 +197,6 @@ struct translator { /* one per VM */
 struct vcpu_translator { /* vcpu.translator */
 	struct translator *t;
 	struct jump_cache_entry *jump_cache;
-	uint32_t flavour; /* of the code that the instruction TLB's ids stand for */
 	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
 	uint64_t flushes_before; /* tlb_flush_seen when the handler was entered */
 	void *outer[5]; /* the run loop's leave_buf */
@@ -213,6 +213,7 @@ struct xlat {
 	struct block *block;
 	struct code_view *view;
 	struct emit hot, cold;
+	unsigned word; /* bytes of an address, a near branch's target and a stack slot: 8 or, in MODE_32, 4 */
 	struct tinsn *insn; /* the one being translated */
 	unsigned count;
 	bool flags_in_host, flags_saved; /* where the guest's status flags are, if alive */
@@ -331,12 +332,17 @@ void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest); /* 
 void reg_store(struct xlat *x, unsigned guest, unsigned host);
 void rsp_commit(struct xlat *x); /* apply the pending change of guest RSP */
 
+/* --- segment.c: MODE_32 --- */
+bool is_flat(const struct vcpu *v); /* protected mode, ES, CS, SS and DS as FLAVOUR_FLAT says */
+/* Checks of an access through FS or GS, before the instruction is translated. False: interpret it. */
+bool segment_check(struct xlat *x);
+
 /* --- reencode.c --- */
 bool reencode(struct xlat *x); /* false: interpret it */
 /* The operand in memory that is read or written; NULL: none. */
 const struct operand *memory_operand_of(const struct insn *i);
 
-/* --- flow.c, stack.c, special.c --- */
+/* --- flow.c, stack.c, special.c, system.c --- */
 bool translate_flow(struct xlat *x);
 bool translate_stack(struct xlat *x);
 bool translate_special(struct xlat *x);
@@ -346,6 +352,8 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 void exit_to_plain(struct xlat *x, unsigned cc);
 void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
+/* Where to jump for having the current instruction interpreted. RSP is committed and flags are saved there. */
+const uint8_t *cold_interpreter(struct xlat *x);
 
 /* --- trampoline.c --- */
 int trampolines_emit(struct translator *t);

@@ -3,7 +3,7 @@
  * The translator as an engine: set-up, the arena of everything that describes blocks, and the loop that enters
  * translated code.
  *
- * It runs what it can and gives the rest to the interpreter one instruction at a time: modes that it does not translate,
+ * It runs what it can and gives the rest to the interpreter one instruction at a time:
  * single steps, code in device memory, instructions that cross a page.
  */
 #include <errno.h>
@@ -92,6 +92,8 @@ uint32_t flavour_of(const struct vcpu *v)
 {
 	uint32_t f = v->mode;
 
+	if (v->mode == MODE_32 && is_flat(v))
+		f |= FLAVOUR_FLAT;
 	if (v->cr0 & (CR0_EM | CR0_TS))
 		return f;
 	f |= FLAVOUR_X87;
@@ -104,7 +106,7 @@ uint32_t flavour_of(const struct vcpu *v)
 
 bool engine_can_translate(const struct vcpu *v)
 {
-	if (v->mode != MODE_64 || v->rflags & FLAG_TF || v->guest_debug || v->dr[7] & 0xff)
+	if (!(v->mode == MODE_64 || (v->mode == MODE_32 && is_flat(v))) || v->rflags & FLAG_TF || v->guest_debug || v->dr[7] & 0xff)
 		return false;
 	return !(v->rflags & FLAG_AC && v->cr0 & CR0_AM && v->cpl == 3);
 }
@@ -194,11 +196,23 @@ void translator_enter(struct vcpu *v, const struct block *b)
 	enter(v, b->straight);
 }
 
-static void interpret(struct vcpu *v, bool single)
+static void interpret_single(struct vcpu *v)
 {
 	if (v->fpu_live)
 		fpu_leave(v);
-	engine_interpret.run(v, single);
+	engine_interpret.run(v, true);
+}
+
+/* In a mode that is not translated: a block of the interpreter's. Another may follow at once that is translated. */
+static void interpret_some(struct vcpu *v)
+{
+	struct vcpu_translator *vt = (void *)v->translator;
+
+	if (atomic_load_explicit(&vt->inside, memory_order_relaxed))
+		atomic_store(&vt->inside, false);
+	if (v->fpu_live)
+		fpu_leave(v);
+	interpret_block(v);
 }
 
 static void copy_buffer(void **to, void *const *from)
@@ -237,15 +251,19 @@ static void run_translated(struct vcpu *v)
 	struct block *b;
 
 	do {
+		if (!engine_can_translate(v)) {
+			interpret_some(v);
+			continue;
+		}
 		if (vt->t->want_flush)
 			translator_flush(v);
 		translator_go_inside(v);
 		vt->single = false;
-		b = engine_can_translate(v) ? block_get(v, v->rip) : NULL;
+		b = block_get(v, v->rip);
 		if (b)
 			translator_enter(v, b);
 		if (!b || vt->single)
-			interpret(v, v->mode == MODE_64);
+			interpret_single(v);
 	} while (atomic_load_explicit(&v->cont, memory_order_relaxed) && !v->shadow);
 }
 
@@ -254,7 +272,7 @@ static void translate_run(struct vcpu *v, bool single)
 	struct vcpu_translator *vt = (void *)v->translator;
 
 	if (single) {
-		interpret(v, true);
+		interpret_single(v);
 		return;
 	}
 	copy_buffer(vt->outer, v->leave_buf);
