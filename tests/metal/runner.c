@@ -25,7 +25,7 @@
 
 #include "runner.h"
 
-enum { MIN_SLICE_US = 20, MAX_SLICE_US = 1500, MAX_MOVES = 300 };
+enum { MIN_SLICE_US = 20, MAX_SLICE_US = 1500, MAX_MOVES = 150 };
 
 static int engine_by_name(const char *name)
 {

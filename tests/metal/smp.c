@@ -106,7 +106,8 @@ static void start_processors(void)
 	apic_write(APIC_ICR, ICR_OTHERS | ICR_STARTUP | ICR_ASSERT | 1);
 	delay(20000000);
 	apic_write(APIC_ICR, ICR_OTHERS | ICR_STARTUP | ICR_ASSERT | 1); /* ignored by those that run */
-	delay(400000000);
+	CHECK(wait_until(&alive, 2));
+	delay(400000000); /* and any others */
 	cpus = alive;
 	CHECK(cpus >= 2 && cpus <= MAX_CPUS);
 	for (unsigned i = 0; i < cpus; i++)

@@ -172,7 +172,9 @@ int image_main(void)
 	apic_write(APIC_ICR, ICR_OTHERS | ICR_INIT | ICR_ASSERT);
 	delay(20000000);
 	apic_write(APIC_ICR, ICR_OTHERS | ICR_STARTUP | ICR_ASSERT | 1);
-	delay(400000000);
+	for (unsigned turn = 0; turn < 100 && alive < 2; turn++)
+		delay(200000000);
+	delay(200000000); /* for any others */
 	cpus = alive;
 	CHECK(cpus >= 2 && cpus <= MAX_CPUS);
 	storm();

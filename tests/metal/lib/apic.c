@@ -42,7 +42,7 @@ void apic_enable(void)
 
 bool wait_for(unsigned vector, unsigned n)
 {
-	uint64_t end = rdtsc() + 6000000000ull;
+	uint64_t end = rdtsc() + 20000000000ull;
 
 	while (irq_count[vector] < n && rdtsc() < end)
 		asm volatile("sti; nop; nop; cli; pause" ::: "memory");

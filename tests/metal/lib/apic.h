@@ -84,7 +84,7 @@ extern volatile uint64_t irq_rip;
 void count_interrupts(void);
 void forget_interrupts(void);
 void apic_enable(void);
-/* Waits with interrupts on until irq_count[vector] reaches n; false after about two seconds. */
+/* Waits with interrupts on until irq_count[vector] reaches n; false after several seconds. */
 bool wait_for(unsigned vector, unsigned n);
 
 #endif
