@@ -252,6 +252,8 @@ int main(int argc, char **argv)
 	static struct block b;
 	int err;
 
+	if (getenv("GUISE_TEST_LONG"))
+		count *= 10;
 	rng.state = argc > 2 ? strtoull(argv[2], NULL, 0) : 0;
 	if (!rng.state)
 		rng.state = 0x9e3779b97f4a7c15ull ^ (uint64_t)time(NULL) << 20;
