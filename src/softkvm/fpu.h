@@ -2,9 +2,9 @@
 /*
  * The guest's x87/SSE/AVX state and its moves between memory and the host's registers (interpret/fpu.c).
  *
- * At rest (v->fpu_live false) it is in fpu->area, in XSAVE's standard format. A component whose xstate_bv bit is clear
- * is in its initial state whatever its bytes say. MXCSR is always in the area. The pointers to the last x87
- * instruction are the last_* fields; the area's own are scratch.
+ * At rest (v->fpu_live false) it is in fpu->area, in XSAVE's standard format. A component whose xstate_bv bit
+ * is clear is in its initial state whatever its bytes say. MXCSR is always in the area. The pointers to the
+ * last x87 instruction are the last_* fields; the area's own are scratch.
  */
 #ifndef GUISE_SOFTKVM_FPU_H
 #define GUISE_SOFTKVM_FPU_H
@@ -14,7 +14,7 @@
 
 enum { XSAVE_AREA_SIZE = 4096 }; /* standard format, all components up to AVX-512 */
 enum { XSTATE_X87 = 1, XSTATE_SSE = 2, XSTATE_AVX = 4 };
-enum { FCW_INIT = 0x37f, MXCSR_INIT = 0x1f80, MXCSR_VALID = 0xffff, MXCSR_FLAGS = 0x3f, MXCSR_MASKS = 0x1f80 };
+enum { FCW_INIT = 0x37f, MXCSR_INIT = 0x1f80, MXCSR_VALID = 0xffff, MXCSR_MASKS = 0x1f80 };
 
 /* SDM volume 1, 13.4. */
 struct xsave_area {
@@ -44,7 +44,7 @@ struct vcpu_fpu {
 	uint16_t host_fcw;	     /* while live */
 	uint32_t host_mxcsr;
 	uint64_t entered_ip;	     /* FIP as loaded by fpu_enter() */
-	/* The translator's: the guest RIP of the x87 instruction at host address `host_ip`; NULL: unknown, reads as 0. */
+	/* The translator's: guest RIP of the x87 instruction at host address `host_ip`; NULL: reads as 0. */
 	uint64_t (*guest_ip)(struct vcpu *v, uint64_t host_ip);
 	struct stub_cache *stubs;
 	uint8_t bounce[64] __attribute__((aligned(64)));

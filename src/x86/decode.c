@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The instruction decoder: bytes → struct insn, driven by the tables that tools/gen-insns.py makes from insns.tab.
+ * The instruction decoder: bytes → struct insn, driven by the tables that tools/gen-insns.py makes from
+ * insns.tab.
  *
- * One pass, in the order of the bytes: prefixes, opcode and map (or VEX), ModRM; then the row is chosen among the
- * few candidates of that opcode by prefix, mode, register or memory form, ModRM.reg and VEX.W/L; then SIB and
- * displacement; then the row's operand list says what the fields mean and which immediates follow.
+ * One pass, in the order of the bytes: prefixes, opcode and map (or VEX), ModRM; then the row is chosen among
+ * the few candidates of that opcode by prefix, mode, register or memory form, ModRM.reg and VEX.W/L; then SIB
+ * and displacement; then the row's operand list says what the fields mean and which immediates follow.
  *
  * Rules that are easy to forget (SDM volume 2, chapter 2):
  *  - REX counts only directly before the opcode. Of F2 and F3 the last one counts, and both outrank 66.
- *  - VEX after LOCK, 66, F2, F3 or REX is #UD; outside 64-bit mode C4/C5 are VEX only if the next byte's top bits are 11.
+ *  - VEX after LOCK, 66, F2, F3 or REX is #UD; outside 64-bit mode C4/C5 are VEX only if the next byte's
+ *    top bits are 11.
  *  - In 64-bit mode the overrides of ES, CS, SS and DS do nothing, and do not cancel an earlier FS or GS.
  *  - Near branches ignore 66 in 64-bit mode (Intel's rule; AMD's processors truncate the target).
  *  - LOCK is valid only on a read-modify-write row whose destination is memory.
  * AVX-512 (EVEX), XOP and 3DNow! are not offered: no such instruction.
  *
- * Compiled with the engine's rules (no vector registers, no libc): the translator calls it with guest state live.
+ * Compiled with the engine's rules (no vector registers, no libc): the translator calls it with guest state
+ * live.
  */
 #include <stddef.h>
 
@@ -127,7 +130,9 @@ static void legacy_opcode(struct decode *d)
 			i->opcode = fetch(d, 1);
 		}
 	}
-	d->prefix_bit = i->prefixes & PFX_REPNE ? 8 : i->prefixes & PFX_REP ? 4 : i->prefixes & PFX_66 ? 2 : 1;
+	d->prefix_bit = i->prefixes & PFX_66 ? 2 : 1;
+	if (i->prefixes & (PFX_REP | PFX_REPNE))
+		d->prefix_bit = i->prefixes & PFX_REPNE ? 8 : 4;
 	d->wl = (i->rex & 8 ? 2 : 1) | 4 | 8;
 }
 
@@ -413,7 +418,9 @@ static bool take_operand(struct decode *d, struct operand *o, const struct opera
 		take_disp(d, i->mem.addr_size);
 		i->mem.disp = truncate_to(i->mem.disp, i->mem.addr_size);
 		return true;
-	case HOW_S: set_reg(o, OPK_SEG, reg & 7); return (reg & 7) < 6 && !(s->access & ACC_W && (reg & 7) == SEG_CS);
+	case HOW_S:
+		set_reg(o, OPK_SEG, reg & 7);
+		return (reg & 7) < 6 && !(s->access & ACC_W && (reg & 7) == SEG_CS);
 	case HOW_C: return control_register(i, o, OPK_CR, reg);
 	case HOW_D: return control_register(i, o, OPK_DR, reg);
 	case HOW_X: o->kind = OPK_STR_SRC; return true;
@@ -543,9 +550,10 @@ static unsigned take_snapshot(uint8_t *to, const uint8_t *code, unsigned avail)
 enum insn_status insn_decode(struct insn *insn, const uint8_t *memory, unsigned avail, enum insn_mode mode)
 {
 	uint8_t code[SNAPSHOT + 8] = {0};
-	struct decode d = {.insn = insn, .code = code, .avail = take_snapshot(code, memory, avail), .segment = REG_NONE};
+	struct decode d = {.insn = insn, .code = code, .segment = REG_NONE};
 	bool valid = true;
 
+	d.avail = take_snapshot(code, memory, avail);
 	reset(insn, mode);
 	if (take_prefixes(&d) && !vex_opcode(&d, &valid)) {
 		insn->opcode_at = d.pos;

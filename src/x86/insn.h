@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * One decoded instruction. The table src/x86/insns.tab describes every instruction once, in the notation of the
- * Intel SDM (volume 2, appendix A); a generator makes the decoder's tables and `enum insn_op` from it. The
- * interpreter, the translator, the disassembly in logs and the tests all work from `struct insn`.
+ * One decoded instruction. The table src/x86/insns.tab describes every instruction once, in the notation of
+ * the Intel SDM (volume 2, appendix A); a generator makes the decoder's tables and `enum insn_op` from it.
+ * The interpreter, the translator, the disassembly in logs and the tests all work from `struct insn`.
  */
 #ifndef GUISE_X86_INSN_H
 #define GUISE_X86_INSN_H
@@ -54,7 +54,10 @@ struct insn_mem {
 	int64_t disp;	    /* sign-extended; moffs: the whole address */
 };
 
-enum { PFX_LOCK = 1, PFX_REP = 2 /* F3 */, PFX_REPNE = 4 /* F2 */, PFX_66 = 8, PFX_67 = 16, PFX_SEG = 32, PFX_REX = 64, PFX_VEX = 128 };
+enum {
+	PFX_LOCK = 1, PFX_REP = 2 /* F3 */, PFX_REPNE = 4 /* F2 */, PFX_66 = 8, PFX_67 = 16, PFX_SEG = 32,
+	PFX_REX = 64, PFX_VEX = 128
+};
 
 struct insn_row; /* a row of the table: see insn_row.h, generated tables in insn_table.c */
 
@@ -95,7 +98,7 @@ enum insn_status {
  */
 enum insn_status insn_decode(struct insn *insn, const uint8_t *code, unsigned avail, enum insn_mode mode);
 
-/* Intel-syntax text of a decoded instruction at address `rip` into buf (always NUL-terminated). Returns buf. */
+/* Intel-syntax text of a decoded instruction at address `rip` into buf, NUL-terminated. Returns buf. */
 char *insn_format(const struct insn *insn, uint64_t rip, char *buf, unsigned size);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A row of the instruction table, as tools/gen-insns.py makes it from insns.tab (whose head explains the notation).
- * The first half is what everybody asks about an instruction; the second half, the encoding, is the decoder's.
+ * A row of the instruction table, as tools/gen-insns.py makes it from insns.tab (whose head explains the
+ * notation). The first half is what everybody asks about an instruction; the second half, the encoding, is
+ * the decoder's.
  */
 #ifndef GUISE_X86_INSN_ROW_H
 #define GUISE_X86_INSN_ROW_H
@@ -13,23 +14,23 @@
 
 /* insn_row.attrs */
 enum {
-	INSN_LOCK = 1 << 0,	/* LOCK may stand before it when its destination is memory (the decoder has checked) */
-	INSN_PRIV = 1 << 1,	/* #GP(0) unless CPL is 0 */
-	INSN_END = 1 << 2,	/* changes state that later instructions are decoded, translated or interrupted by */
-	INSN_STRING = 1 << 3,	/* MOVS..OUTS: REP prefixes repeat it */
-	INSN_PROT = 1 << 4,	/* #UD in real-address and virtual-8086 mode (all VEX rows, too) */
-	INSN_CC = 1 << 5,	/* flags read depend on the condition, opcode & 15: see insn_flags_read() */
-	INSN_HOST = 1 << 6,	/* runs on the host's vector or x87 unit: re-encode and execute */
-	INSN_X87 = 1 << 7,	/* x87 instruction, or WAIT */
-	INSN_NOWAIT = 1 << 8,	/* x87 that does not look for pending exceptions first: FNINIT, FNSTSW... */
-	INSN_CONTROL = 1 << 9,	/* x87 that leaves FIP, FDP and FOP alone: FLDCW, FNSTSW... */
-	INSN_MMX = 1 << 10,	/* uses MMX registers: checks pending x87 exceptions, resets the x87 tag word */
-	INSN_SSE = 1 << 11,	/* legacy SSE encoding: CR4.OSFXSR, CR0.EM */
-	INSN_VEX = 1 << 12,	/* VEX encoding of vector state: CR4.OSXSAVE and XCR0.AVX (BMI rows do not have it) */
-	INSN_ALIGN = 1 << 13,	/* #GP(0) unless the memory operand is aligned to its size */
-	INSN_VSIB = 1 << 14,	/* gather: one access per element, mask register updated as it goes */
-	INSN_MASKED = 1 << 15,	/* masked load or store: no fault from elements not selected */
-	INSN_FP_EXC = 1 << 16 	/* can set MXCSR exception flags, hence raise #XM */
+	INSN_LOCK = 1 << 0,    /* LOCK may stand before it if it writes memory (the decoder has checked) */
+	INSN_PRIV = 1 << 1,    /* #GP(0) unless CPL is 0 */
+	INSN_END = 1 << 2,     /* changes how later instructions are decoded or interrupted */
+	INSN_STRING = 1 << 3,  /* MOVS..OUTS: REP prefixes repeat it */
+	INSN_PROT = 1 << 4,    /* #UD in real-address and virtual-8086 mode (all VEX rows, too) */
+	INSN_CC = 1 << 5,      /* flags read depend on the condition, opcode & 15: see insn_flags_read() */
+	INSN_HOST = 1 << 6,    /* runs on the host's vector or x87 unit: re-encode and execute */
+	INSN_X87 = 1 << 7,     /* x87 instruction, or WAIT */
+	INSN_NOWAIT = 1 << 8,  /* x87 that does not look for pending exceptions first: FNINIT, FNSTSW... */
+	INSN_CONTROL = 1 << 9, /* x87 that leaves FIP, FDP and FOP alone: FLDCW, FNSTSW... */
+	INSN_MMX = 1 << 10,   /* uses MMX registers: checks pending x87 exceptions, resets the x87 tag word */
+	INSN_SSE = 1 << 11,   /* legacy SSE encoding: CR4.OSFXSR, CR0.EM */
+	INSN_VEX = 1 << 12,   /* VEX encoding of vector state: CR4.OSXSAVE, XCR0.AVX (BMI rows lack it) */
+	INSN_ALIGN = 1 << 13, /* #GP(0) unless the memory operand is aligned to its size */
+	INSN_VSIB = 1 << 14,  /* gather: one access per element, mask register updated as it goes */
+	INSN_MASKED = 1 << 15, /* masked load or store: no fault from elements not selected */
+	INSN_FP_EXC = 1 << 16  /* can set MXCSR exception flags, hence raise #XM */
 };
 
 enum insn_branch {
@@ -53,8 +54,8 @@ struct operand_spec {
 
 /* Letters of SDM volume 2, appendix A.2.1, one to one; then fixed registers. */
 enum operand_how {
-	HOW_A, HOW_B, HOW_C, HOW_D, HOW_E, HOW_G, HOW_H, HOW_I, HOW_IS, HOW_I2, HOW_J, HOW_L, HOW_M, HOW_N, HOW_O, HOW_P,
-	HOW_Q, HOW_R, HOW_S, HOW_U, HOW_V, HOW_W, HOW_X, HOW_Y, HOW_Z, HOW_VSIB, HOW_STI,
+	HOW_A, HOW_B, HOW_C, HOW_D, HOW_E, HOW_G, HOW_H, HOW_I, HOW_IS, HOW_I2, HOW_J, HOW_L, HOW_M, HOW_N,
+	HOW_O, HOW_P, HOW_Q, HOW_R, HOW_S, HOW_U, HOW_V, HOW_W, HOW_X, HOW_Y, HOW_Z, HOW_VSIB, HOW_STI,
 	HOW_GPR, HOW_SEG, HOW_ST, HOW_XMM, HOW_ONE
 };
 
@@ -77,7 +78,7 @@ enum operand_size {
 struct insn_row {
 	const char *mnemonic;
 	uint16_t op, sem;
-	/* FLAG_* masks. `may`: written for some operand values only (shift counts). Neither it nor `undefined` ends a life. */
+	/* FLAG_* masks. `may`: for some operand values only (shift counts). */
 	uint16_t flags_read, flags_written, flags_undefined, flags_may;
 	uint32_t attrs;
 	uint8_t feature; /* enum insn_feature the guest's CPUID must offer */
@@ -103,7 +104,7 @@ enum {
 	ENC_REXB0 = 16	/* only without REX.B: NOP, PAUSE */
 };
 
-/* Candidates for one opcode: `count` entries of insn_candidates[] from `first`; by ModRM.reg when SLOT_BY_REG. */
+/* Candidates for one opcode: `count` of insn_candidates[] from `first`; by ModRM.reg if SLOT_BY_REG. */
 struct insn_slot {
 	uint16_t first;
 	uint8_t count;
@@ -121,7 +122,8 @@ extern const struct insn_slot insn_reg_slots[][8];
 static inline uint16_t cond_flags(unsigned cc)
 {
 	static const uint16_t flags[8] = {
-		FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF, FLAG_ZF | FLAG_SF | FLAG_OF
+		FLAG_OF, FLAG_CF, FLAG_ZF, FLAG_CF | FLAG_ZF, FLAG_SF, FLAG_PF, FLAG_SF | FLAG_OF,
+		FLAG_ZF | FLAG_SF | FLAG_OF
 	};
 	return flags[cc >> 1 & 7];
 }

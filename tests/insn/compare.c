@@ -33,8 +33,8 @@ static bool compare_fp(const struct results *r, char *what, size_t size)
 	spell_out(n);
 	spell_out(g);
 	if (n->fcw != g->fcw || n->fsw != g->fsw || n->ftw != g->ftw || n->mxcsr != g->mxcsr) {
-		snprintf(what, size, "fcw %x %x fsw %x %x ftw %x %x mxcsr %x %x", n->fcw, g->fcw, n->fsw, g->fsw, n->ftw,
-			 g->ftw, n->mxcsr, g->mxcsr);
+		snprintf(what, size, "fcw %x %x fsw %x %x ftw %x %x mxcsr %x %x", n->fcw, g->fcw, n->fsw,
+			 g->fsw, n->ftw, g->ftw, n->mxcsr, g->mxcsr);
 		return false;
 	}
 	for (unsigned k = 0; k < 16; k++) {
@@ -73,8 +73,9 @@ static bool compare_registers(const struct results *r, char *what, size_t size)
 static bool has_loose_faults(const struct insn *i)
 {
 	switch (i->row->sem) {
-	case SEM_FRSTOR: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FNSTENV: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE:
-	case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR: case SEM_MASKMOV:
+	case SEM_FRSTOR: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FNSTENV: case SEM_FXSAVE:
+	case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR:
+	case SEM_MASKMOV:
 		return true;
 	}
 	return false;
@@ -93,9 +94,10 @@ static bool compare_outcome(const struct results *r, char *what, size_t size)
 
 	if (n->vector == g->vector && (n->vector < 0 || same_fault(r->insn, n, g)))
 		return true;
-	snprintf(what, size, "fault native %d error %llx cr2 %llx, guest %d error %llx cr2 %llx at %llx", n->vector,
-		 (unsigned long long)n->error, (unsigned long long)n->cr2, g->vector, (unsigned long long)g->error,
-		 (unsigned long long)g->cr2, (unsigned long long)r->emulated->rip);
+	snprintf(what, size, "fault native %d error %llx cr2 %llx, guest %d error %llx cr2 %llx at %llx",
+		 n->vector, (unsigned long long)n->error, (unsigned long long)n->cr2, g->vector,
+		 (unsigned long long)g->error, (unsigned long long)g->cr2,
+		 (unsigned long long)r->emulated->rip);
 	return false;
 }
 
@@ -114,7 +116,8 @@ static bool compare_memory(char *what, size_t size)
 
 bool compare_results(const struct results *r, char *what, size_t size)
 {
-	if (!compare_outcome(r, what, size) || !compare_registers(r, what, size) || !compare_fp(r, what, size))
+	if (!compare_outcome(r, what, size) || !compare_registers(r, what, size) ||
+	    !compare_fp(r, what, size))
 		return false;
 	if (r->native->rip != r->emulated->rip) {
 		snprintf(what, size, "RIP native %llx guest %llx", (unsigned long long)r->native->rip,

@@ -51,7 +51,8 @@ bool guest_has(unsigned feature)
 
 int guest_start(const char *name)
 {
-	const struct engine *engine = name && !strcmp(name, "translate") ? &engine_translate : &engine_interpret;
+	const struct engine *engine =
+		name && !strcmp(name, "translate") ? &engine_translate : &engine_interpret;
 	int err = harness_new_on(&guest, HARNESS_LONG64, engine);
 
 	if (err)
@@ -106,10 +107,13 @@ static int run_to_hlt(uint64_t rip)
 	struct vcpu *v = guest.v;
 	int result = harness_run_to_halt(&guest);
 
-	return result == VEC_GP && v->rip != rip && guest.ram[v->rip + v->seg[SEG_CS].base] == 0xf4 ? HARNESS_OK : result;
+	return result == VEC_GP && v->rip != rip && guest.ram[v->rip + v->seg[SEG_CS].base] == 0xf4
+		       ? HARNESS_OK
+		       : result;
 }
 
-void guest_run(uint32_t address, bool whole, const struct cpu_state *in, struct cpu_state *out, struct outcome *outcome)
+void guest_run(uint32_t address, bool whole, const struct cpu_state *in, struct cpu_state *out,
+	       struct outcome *outcome)
 {
 	struct vcpu *v = guest.v;
 	uint64_t base = v->seg[SEG_CS].base, rip = address - base;

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Blocks of random instructions with forward branches and faults: instruction by instruction on the real processor, in
- * one go on an engine. What a translator does across instructions shows here: flags that it thinks dead, registers
- * that it holds back, faults in the middle.
+ * Blocks of random instructions with forward branches and faults: instruction by instruction on the real
+ *processor, in one go on an engine. What a translator does across instructions shows here: flags that it
+ *thinks dead, registers that it holds back, faults in the middle.
  *
- *	insn_blocks [COUNT [SEED [ENGINE [LENGTH]]]]	COUNT instructions, 0: for ever; blocks of 1..LENGTH, 16 if not given
+ *	insn_blocks [COUNT [SEED [ENGINE [LENGTH]]]]	COUNT instructions, 0: for ever; blocks of 1..LENGTH,
+ *16 if not given
  *
- * A block grows with the processor's state: an instruction is chosen, aimed at mapped memory from where the state is, and
- * executed; the registers that aiming changed become MOVs in the engine's code. After a fault the block goes on with
- * instructions that are never reached. One block in four is 16 or 32-bit code (narrow.c).
+ * A block grows with the processor's state: an instruction is chosen, aimed at mapped memory from where the
+ *state is, and executed; the registers that aiming changed become MOVs in the engine's code. After a fault
+ *the block goes on with instructions that are never reached. One block in four is 16 or 32-bit code
+ *(narrow.c).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,9 +52,9 @@ static uint64_t tried, blocks, faults, complaints;
 static bool fits_in_block(const struct insn *i)
 {
 	switch (i->row->sem) {
-	case SEM_POPF: case SEM_LDMXCSR: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC:
-	case SEM_XRSTOR: case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_VGATHER: case SEM_UD:
-	case SEM_HLT:
+	case SEM_POPF: case SEM_LDMXCSR: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XSAVEOPT:
+	case SEM_XSAVEC: case SEM_XRSTOR: case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR:
+	case SEM_VGATHER: case SEM_UD: case SEM_HLT:
 		return false;
 	}
 	return i->row->branch == BR_NONE || i->row->branch == BR_COND;
@@ -67,11 +69,13 @@ static bool choose(const struct block *b, struct element *e)
 			row = &insn_rows[random_below(&rng, insn_row_count)];
 	if (!guest_has(row->feature))
 		return false;
-	if (b->mode == MODE_64 ? !row_code(row, MODE_64, &rng, e->native) : !narrow_code(row, b->mode, &rng, &e->narrow, e->native))
+	if (b->mode == MODE_64 ? !row_code(row, MODE_64, &rng, e->native)
+			       : !narrow_code(row, b->mode, &rng, &e->narrow, e->native))
 		return false;
 	if (insn_decode(&e->insn, e->native, INSN_MAX_LEN, MODE_64) != INSN_OK)
 		return false;
-	return is_comparable(&e->insn) && fits_in_block(&e->insn) && (e->insn.row->branch == BR_NONE || !b->skip_at);
+	return is_comparable(&e->insn) && fits_in_block(&e->insn) &&
+	       (e->insn.row->branch == BR_NONE || !b->skip_at);
 }
 
 /* mov reg, value */
@@ -229,7 +233,8 @@ static void round_of(struct block *b, unsigned length)
 {
 	static struct cpu_state emulated;
 	struct outcome g;
-	struct results r = {&b->last, &b->now, &emulated, &b->outcome, &g, guest.vm.engine != &engine_interpret};
+	bool translated = guest.vm.engine != &engine_interpret;
+	struct results r = {&b->last, &b->now, &emulated, &b->outcome, &g, translated};
 	char what[200];
 
 	blocks++;
@@ -272,7 +277,8 @@ int main(int argc, char **argv)
 		b.address = NATIVE_CODE + n * ROOM % NATIVE_CODE_SIZE;
 		round_of(&b, 1 + random_below(&rng, length));
 	}
-	printf("%llu instructions in %llu blocks, %llu of them faulted, %llu differ\n", (unsigned long long)tried,
-	       (unsigned long long)blocks, (unsigned long long)faults, (unsigned long long)complaints);
+	printf("%llu instructions in %llu blocks, %llu of them faulted, %llu differ\n",
+	       (unsigned long long)tried, (unsigned long long)blocks, (unsigned long long)faults,
+	       (unsigned long long)complaints);
 	return complaints ? 1 : 0;
 }

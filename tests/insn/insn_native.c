@@ -4,12 +4,13 @@
  * vector and x87 state, memory and faults must come out the same. Every comparable row of the table must have
  * completed at least once.
  *
- *	insn_native [COUNT [SEED [ENGINE]]]	COUNT 0: for ever; SEED 0: by the clock; ENGINE interpret or translate
+ *	insn_native [COUNT [SEED [ENGINE]]]	COUNT 0: for ever; SEED 0: by the clock; ENGINE interpret or
+ *translate
  *
- * One in four is 16 or 32-bit code in the guest (narrow.c). The guest has nothing mapped but the test's own few pages
- * (guest.h), and instructions are aimed so that the process has nothing elsewhere either. Not comparable are answers of the
- * machine (CPUID, time), segment loads, far transfers and system calls (random_state.c, is_comparable()); x87
- * instruction pointers (forget_pointers()).
+ * One in four is 16 or 32-bit code in the guest (narrow.c). The guest has nothing mapped but the test's own
+ *few pages (guest.h), and instructions are aimed so that the process has nothing elsewhere either. Not
+ *comparable are answers of the machine (CPUID, time), segment loads, far transfers and system calls
+ *(random_state.c, is_comparable()); x87 instruction pointers (forget_pointers()).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +40,8 @@ static void report(const struct insn *i, const uint8_t *code, const char *what)
 	complaints++;
 }
 
-/* Stored x87 pointers and MXCSR_MASK are the host's own: take bytes [from, to) of the image as the guest has them. */
+/* Stored x87 pointers and MXCSR_MASK are the host's own: take bytes [from, to) of the image as the guest has
+ * them. */
 static void forget(uint64_t image, unsigned from, unsigned to)
 {
 	for (uint64_t at = image + from; at < image + to; at++)
@@ -100,7 +102,8 @@ static bool choose(struct subject *s)
 	}
 	status = insn_decode(&s->insn, s->native, INSN_MAX_LEN, MODE_64);
 	s->valid = status == INSN_OK;
-	return s->valid ? is_comparable(&s->insn) : status == INSN_INVALID && row->attrs & (INSN_LOCK | INSN_VSIB);
+	return s->valid ? is_comparable(&s->insn)
+			: status == INSN_INVALID && row->attrs & (INSN_LOCK | INSN_VSIB);
 }
 
 /* State and fields of the instruction; then the guest's form of it. */
@@ -171,13 +174,14 @@ static unsigned report_missing(void)
 
 		for (unsigned n = 0; n < 50 && !usable; n++)
 			usable = row_code(&insn_rows[k], MODE_64, &r, code) &&
-				 insn_decode(&i, code, INSN_MAX_LEN, MODE_64) == INSN_OK && i.row == &insn_rows[k] &&
-				 is_comparable(&i);
-		if (!usable || !guest_has(insn_rows[k].feature) || completed[k] || insn_rows[k].attrs & INSN_PRIV)
+				 insn_decode(&i, code, INSN_MAX_LEN, MODE_64) == INSN_OK &&
+				 i.row == &insn_rows[k] && is_comparable(&i);
+		if (!usable || !guest_has(insn_rows[k].feature) || completed[k] ||
+		    insn_rows[k].attrs & INSN_PRIV)
 			continue;
 		switch (insn_rows[k].sem) {
-		case SEM_UD: case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_CLI: case SEM_STI:
-		case SEM_CLAC: case SEM_STAC:
+		case SEM_UD: case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_CLI:
+		case SEM_STI: case SEM_CLAC: case SEM_STAC:
 			continue;
 		}
 		printf("never completed: row %u, %s\n", k, insn_rows[k].mnemonic);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Hosts in 64-bit mode cannot run 16 and 32-bit code, but most instructions do the same in 64-bit mode once the prefixes
- * for operand and address size are right. So the instruction is made for the narrow mode, its size prefixes are replaced,
- * and both decodings must agree: same row, same operands of the same sizes, 32-bit addresses. Left out are instructions
- * that use the stack, whose width is the mode's, and saved images, whose layout is.
+ * Hosts in 64-bit mode cannot run 16 and 32-bit code, but most instructions do the same in 64-bit mode once
+ * the prefixes for operand and address size are right. So the instruction is made for the narrow mode, its
+ * size prefixes are replaced, and both decodings must agree: same row, same operands of the same sizes,
+ * 32-bit addresses. Left out are instructions that use the stack, whose width is the mode's, and saved
+ * images, whose layout is.
  */
 #include "narrow.h"
 
@@ -12,7 +13,8 @@
 static bool is_prefix(uint8_t byte)
 {
 	switch (byte) {
-	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0:
+	case 0xf2: case 0xf3:
 		return true;
 	}
 	return false;
@@ -21,8 +23,9 @@ static bool is_prefix(uint8_t byte)
 static bool depends_on_mode(const struct insn *i)
 {
 	switch (i->row->sem) {
-	case SEM_PUSH: case SEM_POP: case SEM_PUSHF: case SEM_POPF: case SEM_ENTER: case SEM_LEAVE: case SEM_FXSAVE:
-	case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_XRSTOR:
+	case SEM_PUSH: case SEM_POP: case SEM_PUSHF: case SEM_POPF: case SEM_ENTER: case SEM_LEAVE:
+	case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XSAVEOPT: case SEM_XSAVEC:
+	case SEM_XRSTOR:
 		return true;
 	}
 	if (i->row->branch == BR_COND || i->row->branch == BR_JMP)
@@ -75,9 +78,11 @@ bool narrow_code(const struct insn_row *row, enum insn_mode mode, struct random 
 	       a.len - n->prefix_count == b.len - n->native_prefix_count;
 }
 
-void narrow_from_native(const struct narrow *n, const uint8_t native[INSN_MAX_LEN], uint8_t guest[INSN_MAX_LEN])
+void narrow_from_native(const struct narrow *n, const uint8_t native[INSN_MAX_LEN],
+			uint8_t guest[INSN_MAX_LEN])
 {
-	unsigned tail = INSN_MAX_LEN - (n->prefix_count > n->native_prefix_count ? n->prefix_count : n->native_prefix_count);
+	unsigned tail = INSN_MAX_LEN -
+			(n->prefix_count > n->native_prefix_count ? n->prefix_count : n->native_prefix_count);
 
 	memset(guest, 0xcc, INSN_MAX_LEN);
 	memcpy(guest, n->prefixes, n->prefix_count);

@@ -12,13 +12,14 @@ struct narrow {
 };
 
 /*
- * Random code of the row for `mode`, and in `native` 64-bit code with the same effect on states whose general registers
- * have no upper halves. False: there is none.
+ * Random code of the row for `mode`, and in `native` 64-bit code with the same effect on states whose general
+ * registers have no upper halves. False: there is none.
  */
 bool narrow_code(const struct insn_row *row, enum insn_mode mode, struct random *r, struct narrow *n,
 		 uint8_t native[INSN_MAX_LEN]);
 
 /* The guest's code for the native code, whose fields may have been changed since. */
-void narrow_from_native(const struct narrow *n, const uint8_t native[INSN_MAX_LEN], uint8_t guest[INSN_MAX_LEN]);
+void narrow_from_native(const struct narrow *n, const uint8_t native[INSN_MAX_LEN],
+			uint8_t guest[INSN_MAX_LEN]);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * See native.h. native_enter (assembly) loads XSAVE state, flags and all general registers, jumps to the slot, and comes
- * back through an absolute jump behind the instruction that changes no register; a fault comes back through a
- * signal handler on its own stack, which takes the registers from the signal frame.
+ * See native.h. native_enter (assembly) loads XSAVE state, flags and all general registers, jumps to the
+ * slot, and comes back through an absolute jump behind the instruction that changes no register; a fault
+ * comes back through a signal handler on its own stack, which takes the registers from the signal frame.
  *
  * Registers' names of <ucontext.h> collide with x86/arch.h's, so the frame is read by native_signal.c.
  */
@@ -30,8 +30,9 @@ static uint8_t *code_view, *data_view;
 _Static_assert(offsetof(struct cpu_state, rflags) == 128 && offsetof(struct cpu_state, rip) == 136 &&
 	       offsetof(struct cpu_state, fp) == 192, "offsets in native_enter");
 
-#define EACH(X) X(rax, 0) X(rcx, 8) X(rdx, 16) X(rbx, 24) X(rbp, 40) X(rsi, 48) X(rdi, 56) X(r8, 64) X(r9, 72) \
-	X(r10, 80) X(r11, 88) X(r12, 96) X(r13, 104) X(r14, 112) X(r15, 120) X(rsp, 32)
+#define EACH(X) X(rax, 0) X(rcx, 8) X(rdx, 16) X(rbx, 24) X(rbp, 40) X(rsi, 48) X(rdi, 56) \
+	X(r8, 64) X(r9, 72) X(r10, 80) X(r11, 88) X(r12, 96) X(r13, 104) X(r14, 112) X(r15, 120) \
+	X(rsp, 32)
 #define LOAD(reg, at)  "mov native_in+" #at "(%rip), %" #reg "\n"
 #define STORE(reg, at) "mov %" #reg ", native_out+" #at "(%rip)\n"
 
@@ -94,11 +95,12 @@ int native_init(void)
 		err = map_pair(NATIVE_CODE, NATIVE_CODE_SIZE, PROT_READ | PROT_EXEC, &code_view);
 
 	if (!err)
-		err = map_pair(NATIVE_DATA, NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PROT_READ | PROT_WRITE, &data_view);
+		err = map_pair(NATIVE_DATA, NATIVE_DATA_SIZE + NATIVE_CONST_SIZE, PROT_READ | PROT_WRITE,
+			       &data_view);
 	if (!err && mprotect((void *)NATIVE_CONST, NATIVE_CONST_SIZE, PROT_READ))
 		err = -errno;
 	for (uint32_t at = NATIVE_DATA; !err && at < NATIVE_CONST + NATIVE_CONST_SIZE; at += 4096)
-		(void)*(volatile uint8_t *)(uintptr_t)at; /* present, so that error codes are those of rights */
+		(void)*(volatile uint8_t *)(uintptr_t)at; /* present: error codes are those of rights */
 	return err;
 }
 

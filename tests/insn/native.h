@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * One instruction on the real processor, with all registers given and all registers, or the fault, taken back. Code and
- * data live at fixed low addresses so that a guest can have the same ones. One thread only.
+ * One instruction on the real processor, with all registers given and all registers, or the fault, taken
+ * back. Code and data live at fixed low addresses so that a guest can have the same ones. One thread only.
  */
 #ifndef GUISE_TESTS_NATIVE_H
 #define GUISE_TESTS_NATIVE_H
@@ -9,10 +9,13 @@
 #include "softkvm/fpu.h"
 
 enum {
-	NATIVE_CODE = 0x10000, NATIVE_CODE_SIZE = 0x10000, /* executable, not writable */
-	NATIVE_SLOT = 64, NATIVE_TAKEN = 40,		   /* an instruction's slot; where branches may go in it */
+	/* executable, not writable */
+	NATIVE_CODE = 0x10000, NATIVE_CODE_SIZE = 0x10000,
+	/* an instruction's slot; where branches may go in it */
+	NATIVE_SLOT = 64, NATIVE_TAKEN = 40,
 	NATIVE_DATA = 0x30000, NATIVE_DATA_SIZE = 0x4000,
-	NATIVE_CONST = NATIVE_DATA + NATIVE_DATA_SIZE, NATIVE_CONST_SIZE = 0x1000 /* read-only; then nothing is mapped */
+	/* read-only; then nothing is mapped */
+	NATIVE_CONST = NATIVE_DATA + NATIVE_DATA_SIZE, NATIVE_CONST_SIZE = 0x1000
 };
 
 struct cpu_state {

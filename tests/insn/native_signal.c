@@ -36,7 +36,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
 	ucontext_t *uc = context;
 	greg_t *g = uc->uc_mcontext.gregs;
 
-	__asm__ volatile("pushfq\n\tandl $~0x40000, (%%rsp)\n\tpopfq" : : : "cc", "memory"); /* AC may be the guest's */
+	/* AC may be the guest's */
+	__asm__ volatile("pushfq\n\tandl $~0x40000, (%%rsp)\n\tpopfq" : : : "cc", "memory");
 	if (expected) {
 		take_registers(g);
 		memcpy(to_fp, uc->uc_mcontext.fpregs, FP_SIZE);
@@ -53,7 +54,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
 int native_signal_init(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
-	struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+	struct sigaction action = {.sa_sigaction = on_fault,
+				   .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 	static uint8_t memory[STACK_SIZE];
 	stack_t stack = {.ss_sp = memory, .ss_size = STACK_SIZE};
 
@@ -65,7 +67,8 @@ int native_signal_init(void)
 	return 0;
 }
 
-void native_signal_expect(struct native_fault *fault, uint64_t *gpr, uint64_t *rflags, uint64_t *rip, void *fp)
+void native_signal_expect(struct native_fault *fault, uint64_t *gpr, uint64_t *rflags, uint64_t *rip,
+			  void *fp)
 {
 	to_gpr = gpr;
 	to_rflags = rflags;

@@ -11,7 +11,9 @@ struct native_fault {
 };
 
 int native_signal_init(void);
-/* Until the next call (with NULL) a fault fills these and continues at native_exit_fault. `fp`: 832 bytes of XSAVE area. */
-void native_signal_expect(struct native_fault *fault, uint64_t *gpr, uint64_t *rflags, uint64_t *rip, void *fp);
+/* Until the next call (with NULL) a fault fills these and continues at native_exit_fault. `fp`: 832 bytes of
+ * XSAVE area. */
+void native_signal_expect(struct native_fault *fault, uint64_t *gpr, uint64_t *rflags, uint64_t *rip,
+			  void *fp);
 
 #endif

@@ -6,8 +6,11 @@
 
 static uint64_t random_integer(struct random *r)
 {
-	static const uint64_t edges[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000,
-					 0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, ~0ull, ~1ull};
+	static const uint64_t edges[] = {
+		0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff,
+		0x7fffffffffffffff, 0x8000000000000000, ~0ull, ~1ull
+	};
+
 	switch (random_below(r, 4)) {
 	case 0: return edges[random_below(r, 16)];
 	case 1: return random_u64(r) & 0xff;
@@ -19,10 +22,11 @@ static uint64_t random_integer(struct random *r)
 static uint64_t random_double(struct random *r)
 {
 	static const uint64_t values[] = {
-		0, 0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000, 0x4000000000000000, 0x7ff0000000000000,
-		0xfff0000000000000, 0x7ff8000000000000, 0xfff8000000000000, 0x7ff0000000000001, 1, 0x8000000000000001,
-		0x000fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x41dfffffffc00000, 0xc1e0000000000000,
-		0x43e0000000000000, 0x3fe0000000000000, 0x3ff8000000000000
+		0, 0x8000000000000000, 0x3ff0000000000000, 0xbff0000000000000, 0x4000000000000000,
+		0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000, 0xfff8000000000000,
+		0x7ff0000000000001, 1, 0x8000000000000001, 0x000fffffffffffff, 0x0010000000000000,
+		0x7fefffffffffffff, 0x41dfffffffc00000, 0xc1e0000000000000, 0x43e0000000000000,
+		0x3fe0000000000000, 0x3ff8000000000000
 	};
 	return random_below(r, 3) ? values[random_below(r, 20)] : random_u64(r);
 }
@@ -30,9 +34,9 @@ static uint64_t random_double(struct random *r)
 static uint32_t random_float(struct random *r)
 {
 	static const uint32_t values[] = {
-		0, 0x80000000, 0x3f800000, 0xbf800000, 0x40000000, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000,
-		0x7f800001, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0x4effffff, 0xcf000000, 0x3f000000,
-		0x3fc00000, 0x33800000
+		0, 0x80000000, 0x3f800000, 0xbf800000, 0x40000000, 0x7f800000, 0xff800000, 0x7fc00000,
+		0xffc00000, 0x7f800001, 1, 0x80000001, 0x007fffff, 0x00800000, 0x7f7fffff, 0x4effffff,
+		0xcf000000, 0x3f000000, 0x3fc00000, 0x33800000
 	};
 	return random_below(r, 3) ? values[random_below(r, 20)] : (uint32_t)random_u64(r);
 }
@@ -54,9 +58,11 @@ void random_bytes(struct random *r, uint8_t *p, unsigned size)
 /* An 80-bit number; also ones that no operation makes (unnormals, pseudo-denormals). */
 static void random_extended(struct random *r, uint8_t *p)
 {
-	static const uint16_t exponents[] = {0, 0, 1, 0x3ffe, 0x3fff, 0x4000, 0x403d, 0x403e, 0x7ffe, 0x7fff, 0x7fff, 0x3c00};
-	static const uint64_t mantissas[] = {0, 1ull << 63, 3ull << 62, ~0ull, 1, 1ull << 62, 0xa000000000000000};
-	uint16_t exponent = random_below(r, 3) ? exponents[random_below(r, 12)] : random_u64(r) >> 48 & 0x7fff;
+	static const uint16_t exponents[] = {0, 0, 1, 0x3ffe, 0x3fff, 0x4000, 0x403d, 0x403e, 0x7ffe, 0x7fff,
+					     0x7fff, 0x3c00};
+	static const uint64_t mantissas[] = {0, 1ull << 63, 3ull << 62, ~0ull, 1, 1ull << 62, 10ull << 60};
+	uint16_t exponent =
+		random_below(r, 3) ? exponents[random_below(r, 12)] : random_u64(r) >> 48 & 0x7fff;
 	uint64_t mantissa = random_below(r, 2) ? mantissas[random_below(r, 7)] : random_u64(r);
 
 	if (exponent && random_below(r, 16))
@@ -70,8 +76,10 @@ static void random_fp(struct random *r, struct xsave_area *x)
 {
 	memset(x, 0, 832);
 	x->xstate_bv = XSTATE_X87 | XSTATE_SSE | XSTATE_AVX;
-	x->fcw = 0x40 | random_below(r, 4) << 8 | random_below(r, 4) << 10 | (random_below(r, 6) ? 0x3f : random_below(r, 64));
-	x->fsw = random_below(r, 8) << 11 | (random_u64(r) & 0x4700) | (random_below(r, 6) ? 0 : random_below(r, 128));
+	x->fcw = 0x40 | random_below(r, 4) << 8 | random_below(r, 4) << 10 |
+		 (random_below(r, 6) ? 0x3f : random_below(r, 64));
+	x->fsw = random_below(r, 8) << 11 | (random_u64(r) & 0x4700) |
+		 (random_below(r, 6) ? 0 : random_below(r, 128));
 	x->fsw &= ~0x8080;
 	if (x->fsw & ~x->fcw & 0x3f)
 		x->fsw |= 0x8080; /* error summary and busy */
@@ -109,12 +117,14 @@ bool is_comparable(const struct insn *i)
 {
 	switch (i->row->sem) {
 	/* answers of the machine */
-	case SEM_CPUID: case SEM_RDTSC: case SEM_RDTSCP: case SEM_RDPMC: case SEM_RDRAND: case SEM_RDSEED: case SEM_RDPID:
-	case SEM_XGETBV: case SEM_SGDT: case SEM_SIDT: case SEM_SLDT: case SEM_STR: case SEM_SMSW: case SEM_MONITOR:
-	case SEM_MWAIT: case SEM_VMCALL: case SEM_VMMCALL: case SEM_LAR: case SEM_LSL: case SEM_VERR: case SEM_VERW:
+	case SEM_CPUID: case SEM_RDTSC: case SEM_RDTSCP: case SEM_RDPMC: case SEM_RDRAND: case SEM_RDSEED:
+	case SEM_RDPID: case SEM_XGETBV: case SEM_SGDT: case SEM_SIDT: case SEM_SLDT: case SEM_STR:
+	case SEM_SMSW: case SEM_MONITOR: case SEM_MWAIT: case SEM_VMCALL: case SEM_VMMCALL: case SEM_LAR:
+	case SEM_LSL: case SEM_VERR: case SEM_VERW:
 	/* the process's own segments */
-	case SEM_MOV_FROM_SEG: case SEM_MOV_TO_SEG: case SEM_PUSH_SEG: case SEM_POP_SEG: case SEM_LOAD_FAR_PTR:
-	case SEM_RDFSBASE: case SEM_RDGSBASE: case SEM_WRFSBASE: case SEM_WRGSBASE: case SEM_SWAPGS:
+	case SEM_MOV_FROM_SEG: case SEM_MOV_TO_SEG: case SEM_PUSH_SEG: case SEM_POP_SEG:
+	case SEM_LOAD_FAR_PTR: case SEM_RDFSBASE: case SEM_RDGSBASE: case SEM_WRFSBASE: case SEM_WRGSBASE:
+	case SEM_SWAPGS:
 		return false;
 	}
 	if (i->row->sem == SEM_NOP && i->opcode == 0x0d && i->modrm >= 0xc0)
@@ -123,7 +133,8 @@ bool is_comparable(const struct insn *i)
 		return false; /* AMD's processors take the condition from the prefix */
 	if (i->row->feature == FEAT_SHA && (i->mem.base == RSP || i->mem.base == i->mem.index))
 		return false; /* cannot be aligned: see aim() */
-	if (is_xsave(i) && (i->mem.base == RAX || i->mem.base == RDX || i->mem.index == RAX || i->mem.index == RDX))
+	if (is_xsave(i) &&
+	    (i->mem.base == RAX || i->mem.base == RDX || i->mem.index == RAX || i->mem.index == RDX))
 		return false; /* EDX:EAX are taken */
 	if (i->row->sem >= SEM_BT && i->row->sem <= SEM_BTC && i->modrm < 0xc0 &&
 	    (i->operand[1].reg == i->mem.base || i->operand[1].reg == i->mem.index))
@@ -178,7 +189,8 @@ static void aim_vector_index(struct random *r, const struct insn *i, struct cpu_
 	}
 }
 
-static void aim_memory(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code, uint32_t target)
+static void aim_memory(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code,
+		       uint32_t target)
 {
 	const struct insn_mem *m = &i->mem;
 
@@ -200,7 +212,8 @@ static void aim_memory(struct random *r, struct insn *i, uint32_t slot, struct c
 	} else {
 		s->gpr[m->base] = target - m->disp - scaled_index(i, s);
 	}
-	if (m->addr_size == 4 && m->base != RSP && m->base < 16 && random_below(r, 2) && i->row->sem != SEM_XLAT)
+	if (m->addr_size == 4 && m->base != RSP && m->base < 16 && random_below(r, 2) &&
+	    i->row->sem != SEM_XLAT)
 		s->gpr[m->base] ^= random_u64(r) << 32;
 }
 
@@ -270,7 +283,8 @@ uint64_t effective_address(const struct insn *i, uint64_t next_rip, const struct
 }
 
 /* Near branches go to NATIVE_TAKEN. */
-static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code, uint32_t target)
+static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code,
+		       uint32_t target)
 {
 	switch (i->row->branch) {
 	case BR_RET: put_target(s->gpr[RSP], slot + NATIVE_TAKEN); break;
@@ -289,7 +303,8 @@ static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s,
 static bool has_loose_alignment(const struct insn *i)
 {
 	switch (i->row->sem) {
-	case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_MASKMOV:
+	case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_FXSAVE:
+	case SEM_FXRSTOR: case SEM_MASKMOV:
 		return true;
 	}
 	return false;

@@ -15,8 +15,8 @@ void random_bytes(struct random *r, uint8_t *p, unsigned size);
 bool is_comparable(const struct insn *i);
 
 /*
- * Adjusts registers, and displacements and branch offsets in `code` (decoded as *i; decode again), so that memory
- * accesses mostly hit NATIVE_DATA's pages and branches NATIVE_TAKEN.
+ * Adjusts registers, and displacements and branch offsets in `code` (decoded as *i; decode again), so that
+ * memory accesses mostly hit NATIVE_DATA's pages and branches NATIVE_TAKEN.
  */
 void aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * From a row of the table back to bytes. The row holds masks, not its opcode, so the opcode is looked up in the
- * decoder's own tables: the slots that list the row.
+ * From a row of the table back to bytes. The row holds masks, not its opcode, so the opcode is looked up in
+ * the decoder's own tables: the slots that list the row.
  */
 #include "row_code.h"
 
@@ -67,7 +67,8 @@ static unsigned random_bit(unsigned mask, struct random *r)
 	return bit;
 }
 
-static unsigned legacy_prefixes(const struct insn_row *row, enum insn_mode mode, struct random *r, uint8_t *code)
+static unsigned legacy_prefixes(const struct insn_row *row, enum insn_mode mode, struct random *r,
+				uint8_t *code)
 {
 	static const uint8_t mandatory[4] = {0, 0x66, 0xf3, 0xf2};
 	unsigned n = 0, pfx = mandatory[random_bit(row->prefixes & 15, r)];
@@ -89,10 +90,11 @@ static unsigned legacy_prefixes(const struct insn_row *row, enum insn_mode mode,
 	return n;
 }
 
-static unsigned vex_prefix(const struct insn_row *row, struct place place, enum insn_mode mode, struct random *r,
-			   uint8_t *code)
+static unsigned vex_prefix(const struct insn_row *row, struct place place, enum insn_mode mode,
+			   struct random *r, uint8_t *code)
 {
-	unsigned w = random_bit(row->wl & 3, r), l = random_bit(row->wl >> 2, r), pp = random_bit(row->prefixes, r);
+	unsigned w = random_bit(row->wl & 3, r), l = random_bit(row->wl >> 2, r),
+		 pp = random_bit(row->prefixes, r);
 	unsigned rxb = mode == MODE_64 ? random_below(r, 8) : 7;
 	unsigned vvvv = row->encoding & ENC_VVVV ? random_below(r, mode == MODE_64 ? 16 : 8) ^ 15 : 15;
 	uint8_t last = vvvv << 3 | l << 2 | pp;

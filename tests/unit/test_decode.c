@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The decoder against Zydis: random byte strings, shaped so that every opcode of every map comes up often, in the
- * three modes. Both must agree on validity, length and operands. Every row of the table must be hit.
+ * The decoder against Zydis: random byte strings, shaped so that every opcode of every map comes up often, in
+ * the three modes. Both must agree on validity, length and operands. Every row of the table must be hit.
  *
- * Intended differences, all in excused(): instructions of extensions that Guise does not offer (they are #UD, or NOP
- * where the manual reserves the opcode as a hint), and encodings on which processors and Zydis disagree.
+ * Intended differences, all in excused(): instructions of extensions that Guise does not offer (they are #UD,
+ * or NOP where the manual reserves the opcode as a hint), and encodings on which processors and Zydis
+ * disagree.
  */
 #include <Zydis/Zydis.h>
 #include <setjmp.h>
@@ -63,16 +64,19 @@ static void random_code(uint8_t *code)
 static bool offered(const ZydisDecodedInstruction *z)
 {
 	static const ZydisISAExt others[] = {
-		ZYDIS_ISA_EXT_AMD3DNOW, ZYDIS_ISA_EXT_AMD_INVLPGB, ZYDIS_ISA_EXT_AMX_BF16, ZYDIS_ISA_EXT_AMX_INT8,
-		ZYDIS_ISA_EXT_AMX_TILE, ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_EXT_AVX512VEX, ZYDIS_ISA_EXT_AVX_VNNI,
-		ZYDIS_ISA_EXT_CET, ZYDIS_ISA_EXT_CLZERO, ZYDIS_ISA_EXT_ENQCMD, ZYDIS_ISA_EXT_FMA4, ZYDIS_ISA_EXT_GFNI,
-		ZYDIS_ISA_EXT_HRESET, ZYDIS_ISA_EXT_KNC, ZYDIS_ISA_EXT_KNCE, ZYDIS_ISA_EXT_KNCV, ZYDIS_ISA_EXT_KEYLOCKER, ZYDIS_ISA_EXT_KEYLOCKER_WIDE, ZYDIS_ISA_EXT_MCOMMIT,
-		ZYDIS_ISA_EXT_MONITORX, ZYDIS_ISA_EXT_MOVDIR, ZYDIS_ISA_EXT_MPX, ZYDIS_ISA_EXT_PADLOCK,
-		ZYDIS_ISA_EXT_PCONFIG, ZYDIS_ISA_EXT_PKU, ZYDIS_ISA_EXT_PT, ZYDIS_ISA_EXT_RDPRU, ZYDIS_ISA_EXT_RTM,
+		ZYDIS_ISA_EXT_AMD3DNOW, ZYDIS_ISA_EXT_AMD_INVLPGB, ZYDIS_ISA_EXT_AMX_BF16,
+		ZYDIS_ISA_EXT_AMX_INT8, ZYDIS_ISA_EXT_AMX_TILE, ZYDIS_ISA_EXT_AVX512EVEX,
+		ZYDIS_ISA_EXT_AVX512VEX, ZYDIS_ISA_EXT_AVX_VNNI, ZYDIS_ISA_EXT_CET, ZYDIS_ISA_EXT_CLZERO,
+		ZYDIS_ISA_EXT_ENQCMD, ZYDIS_ISA_EXT_FMA4, ZYDIS_ISA_EXT_GFNI, ZYDIS_ISA_EXT_HRESET,
+		ZYDIS_ISA_EXT_KNC, ZYDIS_ISA_EXT_KNCE, ZYDIS_ISA_EXT_KNCV, ZYDIS_ISA_EXT_KEYLOCKER,
+		ZYDIS_ISA_EXT_KEYLOCKER_WIDE, ZYDIS_ISA_EXT_MCOMMIT, ZYDIS_ISA_EXT_MONITORX,
+		ZYDIS_ISA_EXT_MOVDIR, ZYDIS_ISA_EXT_MPX, ZYDIS_ISA_EXT_PADLOCK, ZYDIS_ISA_EXT_PCONFIG,
+		ZYDIS_ISA_EXT_PKU, ZYDIS_ISA_EXT_PT, ZYDIS_ISA_EXT_RDPRU, ZYDIS_ISA_EXT_RTM,
 		ZYDIS_ISA_EXT_SERIALIZE, ZYDIS_ISA_EXT_SGX, ZYDIS_ISA_EXT_SGX_ENCLV, ZYDIS_ISA_EXT_SMX,
-		ZYDIS_ISA_EXT_SNP, ZYDIS_ISA_EXT_SSE4A, ZYDIS_ISA_EXT_SVM, ZYDIS_ISA_EXT_TBM, ZYDIS_ISA_EXT_TDX,
-		ZYDIS_ISA_EXT_TSX_LDTRK, ZYDIS_ISA_EXT_UINTR, ZYDIS_ISA_EXT_VAES, ZYDIS_ISA_EXT_VMFUNC,
-		ZYDIS_ISA_EXT_VPCLMULQDQ, ZYDIS_ISA_EXT_VTX, ZYDIS_ISA_EXT_WAITPKG, ZYDIS_ISA_EXT_XOP
+		ZYDIS_ISA_EXT_SNP, ZYDIS_ISA_EXT_SSE4A, ZYDIS_ISA_EXT_SVM, ZYDIS_ISA_EXT_TBM,
+		ZYDIS_ISA_EXT_TDX, ZYDIS_ISA_EXT_TSX_LDTRK, ZYDIS_ISA_EXT_UINTR, ZYDIS_ISA_EXT_VAES,
+		ZYDIS_ISA_EXT_VMFUNC, ZYDIS_ISA_EXT_VPCLMULQDQ, ZYDIS_ISA_EXT_VTX, ZYDIS_ISA_EXT_WAITPKG,
+		ZYDIS_ISA_EXT_XOP
 	};
 
 	if (z->mnemonic == ZYDIS_MNEMONIC_VMCALL || z->mnemonic == ZYDIS_MNEMONIC_VMMCALL)
@@ -116,7 +120,8 @@ static int zydis_register(const struct operand *o, ZydisRegister reg)
 		if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH)
 			return REG_AH + (reg - ZYDIS_REGISTER_AH);
 		if (class == ZYDIS_REGCLASS_GPR8)
-			return reg < ZYDIS_REGISTER_AH ? reg - ZYDIS_REGISTER_AL : reg - ZYDIS_REGISTER_SPL + 4;
+			return reg < ZYDIS_REGISTER_AH ? reg - ZYDIS_REGISTER_AL
+						       : reg - ZYDIS_REGISTER_SPL + 4;
 		return class >= ZYDIS_REGCLASS_GPR8 && class <= ZYDIS_REGCLASS_GPR64 ? id : -1;
 	case OPK_SEG: return class == ZYDIS_REGCLASS_SEGMENT ? id : -1;
 	case OPK_CR: return class == ZYDIS_REGCLASS_CONTROL ? id : -1;
@@ -178,17 +183,20 @@ static bool same_operand(const struct insn *i, const struct operand *o, const Zy
 			return i->mem.seg == ZydisRegisterGetId(z->mem.segment);
 		return o->kind == OPK_STR_DST || (o->kind == OPK_MEM && same_memory(i, o, z));
 	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-		return (o->kind == OPK_IMM || o->kind == OPK_IMM2 || o->kind == OPK_REL) && same_immediate(i, o, z);
+		return (o->kind == OPK_IMM || o->kind == OPK_IMM2 || o->kind == OPK_REL) &&
+		       same_immediate(i, o, z);
 	case ZYDIS_OPERAND_TYPE_POINTER:
 		return o->kind == OPK_FAR && z->ptr.offset == (uint32_t)i->imm && z->ptr.segment == i->imm2;
 	default: return false;
 	}
 }
 
-/* We also mark destinations read that keep a part of their old value, or may keep all of it (CMOVcc, BSF, MOVSS). */
+/* We also mark destinations read that keep a part of their old value, or may keep all of it (CMOVcc, BSF,
+ * MOVSS). */
 static bool same_access(const struct operand *o, const ZydisDecodedOperand *z)
 {
-	bool reads = z->actions & ZYDIS_OPERAND_ACTION_MASK_READ, writes = z->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+	bool reads = z->actions & ZYDIS_OPERAND_ACTION_MASK_READ,
+	     writes = z->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 
 	if (o->access == ACC_ADDR)
 		return true;
@@ -208,8 +216,8 @@ static bool operands_differ_by_design(const struct insn *i)
 	return i->op == OP_FFREE || i->op == OP_FFREEP;
 }
 
-static void compare_operands(const uint8_t *code, int mode, const struct insn *i, const ZydisDecodedInstruction *z,
-			     const ZydisDecodedOperand *ops)
+static void compare_operands(const uint8_t *code, int mode, const struct insn *i,
+			     const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
 {
 	char what[80];
 
@@ -232,7 +240,8 @@ static void compare_operands(const uint8_t *code, int mode, const struct insn *i
 	}
 }
 
-/* Zydis's flags that are not the manual's: VPTEST and VTESTPx clear OF, AF, PF and SF; VMCALL changes none here. */
+/* Zydis's flags that are not the manual's: VPTEST and VTESTPx clear OF, AF, PF and SF; VMCALL changes none
+ * here. */
 static bool flags_differ_by_design(const struct insn *i)
 {
 	switch (i->op) {
@@ -246,11 +255,13 @@ static bool flags_differ_by_design(const struct insn *i)
  * Flags: what Zydis says is read or changed must be so in our row. (The manual defines some that Zydis calls
  * undefined: OF of shifts by one, BEXTR's; a repeated CMPS or SCAS reads only its own ZF.)
  */
-static void compare_flags(const uint8_t *code, int mode, const struct insn *i, const ZydisDecodedInstruction *z)
+static void compare_flags(const uint8_t *code, int mode, const struct insn *i,
+			  const ZydisDecodedInstruction *z)
 {
 	const unsigned status = FLAGS_STATUS | FLAG_DF;
 	const ZydisAccessedFlags *f = z->cpu_flags;
-	unsigned changed = (f->modified | f->set_0 | f->set_1 | f->undefined) & status, tested = f->tested & status;
+	unsigned changed = (f->modified | f->set_0 | f->set_1 | f->undefined) & status,
+		 tested = f->tested & status;
 	const struct insn_row *row = i->row;
 	char what[100];
 
@@ -260,8 +271,9 @@ static void compare_flags(const uint8_t *code, int mode, const struct insn *i, c
 		tested &= ~FLAG_ZF;
 	if (tested & ~insn_flags_read(i) ||
 	    changed != ((row->flags_written | row->flags_undefined | row->flags_may) & status)) {
-		snprintf(what, sizeof(what), "flags: Zydis reads %x changes %x, ours %x %x %x %x", tested, changed,
-			 insn_flags_read(i), row->flags_written, row->flags_undefined, row->flags_may);
+		snprintf(what, sizeof(what), "flags: Zydis reads %x changes %x, ours %x %x %x %x", tested,
+			 changed, insn_flags_read(i), row->flags_written, row->flags_undefined,
+			 row->flags_may);
 		complain(code, mode, what, i, z);
 	}
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Vector and x87 instructions where the processor is no oracle (tests/insn has it for 64-bit user code): enabling bits,
- * layouts of the x87 environment in the narrow modes, XSAVE headers, stores across pages, device memory, and the
- * state's moves in and out of the host's registers.
+ * Vector and x87 instructions where the processor is no oracle (tests/insn has it for 64-bit user code):
+ * enabling bits, layouts of the x87 environment in the narrow modes, XSAVE headers, stores across pages,
+ * device memory, and the state's moves in and out of the host's registers.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -191,7 +191,8 @@ static void environment_comes_back(void **state)
 
 		harness_reset(&h, HARNESS_PROTECTED32);
 		memset(h.ram + HARNESS_DATA, 0xaa, 128);
-		assert_int_equal(RUN(3, 0xd9, 0xe8, 0xd9, 0xeb, 0xd9, 0xee), HARNESS_OK); /* fld1, fldpi, fldz */
+		assert_int_equal(RUN(3, 0xd9, 0xe8, 0xd9, 0xeb, 0xd9, 0xee),
+				 HARNESS_OK); /* fld1, fldpi, fldz */
 		h.v->gpr[RAX] = HARNESS_DATA;
 		assert_int_equal(run_code(prefix == 0x90 ? 2 : 1, store, 3), HARNESS_OK);
 		assert_int_equal(h.ram[HARNESS_DATA + sizes[k]], 0xaa);
@@ -304,19 +305,22 @@ static void stores_across_pages(void **state)
 	assert_int_equal(h.ram[HARNESS_DATA + 4096 + 22], 0);
 }
 
-/* fistp pops once although a store through the bounce buffer runs twice; an unmasked exception stores nothing. */
+/* fistp pops once although a store through the bounce buffer runs twice; an unmasked exception stores
+ * nothing. */
 static void x87_stores_across_pages(void **state)
 {
 	memset(h.ram + HARNESS_DATA, 0x5a, 8192);
 	h.v->gpr[RDI] = HARNESS_DATA + 4096 - 4;
-	assert_int_equal(RUN(3, 0xd9, 0xe8, 0xd9, 0xe8, 0xdf, 0x3f), HARNESS_OK); /* fld1; fld1; fistp qword [rdi] */
+	assert_int_equal(RUN(3, 0xd9, 0xe8, 0xd9, 0xe8, 0xdf, 0x3f),
+			 HARNESS_OK); /* fld1; fld1; fistp qword [rdi] */
 	assert_int_equal(h.ram[HARNESS_DATA + 4096 - 4], 1);
 	assert_int_equal(h.ram[HARNESS_DATA + 4096 + 3], 0);
 	assert_int_equal(h.ram[HARNESS_DATA + 4096 + 4], 0x5a);
 	assert_int_equal(area()->fsw >> 11 & 7, 7);
 	memset(h.ram + HARNESS_DATA, 0x5a, 8192);
 	area()->fcw = FCW_INIT & ~1; /* invalid operation unmasked */
-	assert_int_equal(RUN(2, 0xdd, 0xd8, 0xdf, 0x3f), HARNESS_OK); /* fstp st0; fistp qword [rdi]: stack empty */
+	assert_int_equal(RUN(2, 0xdd, 0xd8, 0xdf, 0x3f),
+			 HARNESS_OK); /* fstp st0; fistp qword [rdi]: stack empty */
 	assert_int_equal(area()->fsw & 0x80, 0x80);
 	assert_int_equal(h.ram[HARNESS_DATA + 4096 - 4], 0x5a);
 }
@@ -400,7 +404,8 @@ static void many_stubs(void **state)
 {
 	for (unsigned round = 0; round < 2; round++) {
 		for (unsigned k = 0; k < 256 * 64; k++) {
-			uint8_t code[] = {0x66, 0x0f, 0x70, 0xc0 | (k >> 8), (uint8_t)k}; /* pshufd xmm, xmm, imm */
+			uint8_t code[] = {0x66, 0x0f, 0x70, 0xc0 | (k >> 8),
+					  (uint8_t)k}; /* pshufd xmm, xmm, imm */
 			unsigned from = k >> 8 & 7, to = k >> 11;
 			uint32_t words[4] = {k, k + 1, k + 2, k + 3}, got[4];
 

@@ -2,12 +2,14 @@
 /*
  * The guest's vector state as a whole: power-on values, and its moves into and out of the host's registers.
  *
- * The host's own floating point environment is only its two control words: the C ABI lets a callee change every
- * vector register and wants the x87 stack empty. So leaving means XSAVE, FNINIT, VZEROUPPER and the host's MXCSR and FCW.
+ * The host's own floating point environment is only its two control words: the C ABI lets a callee change
+ * every vector register and wants the x87 stack empty. So leaving means XSAVE, FNINIT, VZEROUPPER and the
+ * host's MXCSR and FCW.
  *
- * XSAVE stores as FIP the host address of the last x87 instruction. The guest must never see that: the pointers at
- * rest are last_*, and fpu_leave() asks the translator for the guest's RIP if x87 code has run since fpu_enter().
- * Processors that keep the pointers only while an exception is pending store 0 otherwise: nothing new.
+ * XSAVE stores as FIP the host address of the last x87 instruction. The guest must never see that: the
+ * pointers at rest are last_*, and fpu_leave() asks the translator for the guest's RIP if x87 code has run
+ * since fpu_enter(). Processors that keep the pointers only while an exception is pending store 0 otherwise:
+ * nothing new.
  */
 #include <cpuid.h>
 #include <errno.h>

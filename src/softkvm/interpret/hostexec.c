@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Vector and x87 instructions, executed on the host's own units: same results, MXCSR and x87 status bit for bit.
+ * Vector and x87 instructions, executed on the host's own units: same results and status, bit for bit.
  *
- * Around the stub (hoststub.c) stands what the host cannot know: whether the guest's unit is enabled, where the
- * memory operand is, what general registers and flags it means, and the guest's FIP and FDP. Everything that can fault
- * is checked before anything changes:
+ * Around the stub (hoststub.c) stands what the host cannot know: whether the guest's unit is enabled, where
+ * the memory operand is, what general registers and flags it means, and the guest's FIP and FDP. Everything
+ * that can fault is checked before anything changes:
  *
- *  - a memory operand within one page of RAM is used where it lies; any other goes through a bounce buffer. An
- *    instruction that writes one of those runs twice: first without keeping its vector state, then memory is written
- *    (which may fault or leave for a device), then it runs for good.
+ *  - a memory operand within one page of RAM is used where it lies; any other goes through a bounce buffer.
+ * An instruction that writes one of those runs twice: first without keeping its vector state, then memory is
+ * written (which may fault or leave for a device), then it runs for good.
  *  - unmasked SIMD exceptions come back from the stub as `faulted`: #XM, or #UD without CR4.OSXMMEXCPT.
  *  - unmasked x87 exceptions stay pending in the status word for the next waiting instruction.
  *
@@ -57,10 +57,10 @@ static void stage_memory(struct vcpu *v, const struct insn *i, struct execution 
 	if (!m)
 		return;
 	write = m->access & ACC_W;
-	if (i->row->attrs & INSN_ALIGN)
-		require_alignment(v, seg_linear(v, i->mem.seg, mem_offset(v, i)), m->size); /* before #SS, #GP, #AC */
+	if (i->row->attrs & INSN_ALIGN) /* before the segment's checks and #AC */
+		require_alignment(v, seg_linear(v, i->mem.seg, mem_offset(v, i)), m->size);
 	e->gva = op_addr(v, i, m->size, write);
-	/* Only some processors want SHA operands aligned: those get them so, and the guest sees the others' behaviour. */
+	/* Only some processors want SHA operands aligned: they get them so; guests see the others' way. */
 	if (i->row->feature == FEAT_SHA && e->gva & 15)
 		e->call.mem = NULL;
 	else
@@ -87,7 +87,8 @@ static void stage_registers(struct vcpu *v, const struct insn *i, struct stub_ca
 	c->rflags = (v->rflags & FLAGS_STATUS) | FLAG_FIXED;
 	for (unsigned k = 0; k < i->operand_count; k++)
 		if (i->operand[k].kind == OPK_GPR && i->operand[k].access & ACC_R)
-			*register_slot(c, &i->operand[k]) = gpr_read(v, i->operand[k].reg, i->operand[k].size);
+			*register_slot(c, &i->operand[k]) =
+				gpr_read(v, i->operand[k].reg, i->operand[k].size);
 }
 
 static void commit_registers(struct vcpu *v, const struct insn *i, struct stub_call *c)

@@ -31,7 +31,8 @@ static void on_sigfpe(int number, siginfo_t *info, void *context)
 
 void hostsignal_install(void)
 {
-	struct sigaction action = {.sa_sigaction = on_sigfpe, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+	struct sigaction action = {.sa_sigaction = on_sigfpe,
+				   .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
 
 	struct sigaction old;
 

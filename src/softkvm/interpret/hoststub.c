@@ -2,18 +2,19 @@
 /*
  * Stubs: guest vector instructions re-encoded for the host and kept as callable code.
  *
- * An instruction is re-encoded with its memory operand as [rdi] and its general register operand as rax; vector
- * registers stay what they are, so nothing else changes. Guest code of any mode gives 64-bit host code: legacy
- * prefixes that mean nothing here go, the mandatory one and the needed REX bits stay, VEX becomes the three-byte form.
- * No guest byte gets into a stub unchecked: opcode and fields come from a row that the decoder has accepted.
+ * An instruction is re-encoded with its memory operand as [rdi] and its general register operand as rax;
+ * vector registers stay what they are, so nothing else changes. Guest code of any mode gives 64-bit host
+ * code: legacy prefixes that mean nothing here go, the mandatory one and the needed REX bits stay, VEX
+ * becomes the three-byte form. No guest byte gets into a stub unchecked: opcode and fields come from a row
+ * that the decoder has accepted.
  *
- * The cache is one per vCPU and needs no lock: a direct-mapped table from code bytes to a fixed slot. Slots are written
- * through one mapping and executed through another (W^X). A slot that held something else has been executed before, so
- * reusing it takes a serializing instruction (SDM volume 3, 8.1.3).
+ * The cache is one per vCPU and needs no lock: a direct-mapped table from code bytes to a fixed slot. Slots
+ * are written through one mapping and executed through another (W^X). A slot that held something else has
+ * been executed before, so reusing it takes a serializing instruction (SDM volume 3, 8.1.3).
  *
  * Calls restore the components that the instruction touches, set flags and registers, call, and save. With an
- * unmasked SIMD exception the host raises SIGFPE inside the stub; the handler continues behind the instruction,
- * which leaves exactly what the guest must see: MXCSR's flags set, no destination changed.
+ * unmasked SIMD exception the host raises SIGFPE inside the stub; the handler continues behind the
+ * instruction, which leaves exactly what the guest must see: MXCSR's flags set, no destination changed.
  */
 #include <cpuid.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Running one guest vector or x87 instruction on the host: see hoststub.c. vCPU thread only; the guest's state must be
- * at rest (v->fpu_live false).
+ * Running one guest vector or x87 instruction on the host: see hoststub.c. vCPU thread only; the guest's
+ * state must be at rest (v->fpu_live false).
  */
 #ifndef GUISE_INTERPRET_HOSTSTUB_H
 #define GUISE_INTERPRET_HOSTSTUB_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Vector accesses to memory by element: MASKMOVQ and MASKMOVDQU, VMASKMOV and VPMASKMOV, VGATHER. Elements that the mask
- * leaves out are not accessed and cannot fault. A gather that faults keeps the elements it has (their mask elements are
- * clear), so it continues where it stopped.
+ * Vector accesses to memory by element: MASKMOVQ and MASKMOVDQU, VMASKMOV and VPMASKMOV, VGATHER. Elements
+ * that the mask leaves out are not accessed and cannot fault. A gather that faults keeps the elements it has
+ * (their mask elements are clear), so it continues where it stopped.
  */
 #include "softkvm/interpret/ops.h"
 #include "softkvm/interpret/vector.h"
@@ -15,9 +15,9 @@ static gva_t element_address(struct vcpu *v, const struct insn *i, uint64_t offs
 
 /* --- MASKMOVQ, MASKMOVDQU: bytes to DS:rDI --- */
 
-/* Which bytes must be writable when only some are selected is up to the processor: all of them here, as on AMD's. */
-static void write_selected_bytes(struct vcpu *v, const struct insn *i, const uint8_t *data, const uint8_t *mask,
-				 unsigned size)
+/* Which bytes must be writable when some are selected is up to the processor: all of them, as on AMD's. */
+static void write_selected_bytes(struct vcpu *v, const struct insn *i, const uint8_t *data,
+				 const uint8_t *mask, unsigned size)
 {
 	gva_t gva = seg_address(v, i->mem.seg, v->gpr[RDI] & size_mask(i->mem.addr_size), size, true);
 
@@ -35,7 +35,7 @@ static const uint8_t *mmx_bytes(const struct vcpu *v, unsigned n)
 	return x->st[(n - (x->fsw >> 11 & 7)) & 7];
 }
 
-/* What every MMX instruction does to the x87 state: top of stack 0, all tags valid. The registers move with TOP. */
+/* What every MMX instruction does to the x87 state: TOP 0, all tags valid. The registers move with TOP. */
 static void enter_mmx(struct vcpu *v)
 {
 	struct xsave_area *x = &v->fpu->x;
@@ -57,7 +57,8 @@ void op_maskmov(struct vcpu *v, const struct insn *i)
 	vector_check(v, i->row);
 	if (i->operand[0].kind == OPK_MMX) {
 		vector_materialize(v->fpu, XSTATE_X87);
-		write_selected_bytes(v, i, mmx_bytes(v, i->operand[0].reg), mmx_bytes(v, i->operand[1].reg), 8);
+		write_selected_bytes(v, i, mmx_bytes(v, i->operand[0].reg), mmx_bytes(v, i->operand[1].reg),
+				     8);
 		enter_mmx(v);
 	} else {
 		vector_materialize(v->fpu, XSTATE_SSE);
@@ -82,19 +83,21 @@ static bool selected(const uint8_t *mask, unsigned element, unsigned k)
 	return mask[element * (k + 1) - 1] >> 7;
 }
 
-static void masked_load(struct vcpu *v, const struct insn *i, const uint8_t *mask, unsigned element, unsigned count)
+static void masked_load(struct vcpu *v, const struct insn *i, const uint8_t *mask, unsigned element,
+			unsigned count)
 {
 	uint64_t offset = mem_offset(v, i);
 	uint8_t value[32] = {0};
 
 	for (unsigned k = 0; k < count; k++)
 		if (selected(mask, element, k))
-			vector_read(v, element_address(v, i, offset + k * element, element, false), value + k * element,
-				    element);
+			vector_read(v, element_address(v, i, offset + k * element, element, false),
+				    value + k * element, element);
 	ymm_set(v, i->operand[0].reg, value);
 }
 
-static void masked_store(struct vcpu *v, const struct insn *i, const uint8_t *mask, unsigned element, unsigned count)
+static void masked_store(struct vcpu *v, const struct insn *i, const uint8_t *mask, unsigned element,
+			 unsigned count)
 {
 	uint64_t offset = mem_offset(v, i);
 	uint8_t value[32];
@@ -102,11 +105,12 @@ static void masked_store(struct vcpu *v, const struct insn *i, const uint8_t *ma
 	ymm_get(v, i->operand[2].reg, value);
 	for (unsigned k = 0; k < count; k++)
 		if (selected(mask, element, k))
-			vector_probe(v, element_address(v, i, offset + k * element, element, true), element, true);
+			vector_probe(v, element_address(v, i, offset + k * element, element, true), element,
+				     true);
 	for (unsigned k = 0; k < count; k++)
 		if (selected(mask, element, k))
-			vector_write(v, element_address(v, i, offset + k * element, element, true), value + k * element,
-				     element);
+			vector_write(v, element_address(v, i, offset + k * element, element, true),
+				     value + k * element, element);
 }
 
 void op_vmaskmov(struct vcpu *v, const struct insn *i)
@@ -126,8 +130,8 @@ void op_vmaskmov(struct vcpu *v, const struct insn *i)
 
 /* --- VGATHER --- */
 
-static uint64_t gather_offset(const struct vcpu *v, const struct insn *i, const uint8_t *index, unsigned index_size,
-			      unsigned k)
+static uint64_t gather_offset(const struct vcpu *v, const struct insn *i, const uint8_t *index,
+			      unsigned index_size, unsigned k)
 {
 	uint64_t offset = (uint64_t)i->mem.disp, value = 0;
 
@@ -141,7 +145,8 @@ static uint64_t gather_offset(const struct vcpu *v, const struct insn *i, const 
 void op_vgather(struct vcpu *v, const struct insn *i)
 {
 	bool live = vector_rest(v);
-	unsigned vector = i->vex_l ? 32 : 16, data_size = i->operand[1].size, index_size = i->opcode & 1 ? 8 : 4;
+	unsigned vector = i->vex_l ? 32 : 16, data_size = i->operand[1].size,
+		 index_size = i->opcode & 1 ? 8 : 4;
 	unsigned count = vector / (data_size > index_size ? data_size : index_size);
 	uint8_t data[32], mask[32], index[32];
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What all vector instructions of the interpreter share: is the unit usable, is an x87 exception pending, access to
- * memory operands of any size, and to vector registers at rest.
+ * What all vector instructions of the interpreter share: is the unit usable, is an x87 exception pending,
+ * access to memory operands of any size, and to vector registers at rest.
  */
 #ifndef GUISE_INTERPRET_VECTOR_H
 #define GUISE_INTERPRET_VECTOR_H
@@ -11,8 +11,8 @@
 #include "x86/insn_row.h"
 
 /*
- * Brings the state to rest for an op_* function; returns whether it was live, for vector_resume(). An op_* that leaves
- * by an exception leaves the state at rest, and the translator enters it again.
+ * Brings the state to rest for an op_* function; returns whether it was live, for vector_resume(). An op_*
+ * that leaves by an exception leaves the state at rest, and the translator enters it again.
  */
 static inline bool vector_rest(struct vcpu *v)
 {
@@ -50,7 +50,8 @@ static inline void require_alignment(struct vcpu *v, gva_t gva, unsigned align)
 }
 
 /* seg_address() without #AC. */
-static inline gva_t address_unaligned(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size, bool write)
+static inline gva_t address_unaligned(struct vcpu *v, unsigned seg, uint64_t offset, unsigned size,
+				      bool write)
 {
 	if (!seg_allows(v, seg, offset, size, write))
 		raise_error(v, seg == SEG_SS ? VEC_SS : VEC_GP, 0);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * FNSTENV, FLDENV, FNSAVE, FRSTOR: the x87 environment in its four layouts (SDM volume 1, 8.1.10): 14 or 28 bytes by
- * operand size, pointers as selector and offset in protected mode (64-bit mode uses the 32-bit protected layout), as linear
- * addresses in real and virtual-8086 mode. The full tag word is computed from the registers, as the area keeps only
- * empty or not.
+ * FNSTENV, FLDENV, FNSAVE, FRSTOR: the x87 environment in its four layouts (SDM volume 1, 8.1.10): 14 or 28
+ * bytes by operand size, pointers as selector and offset in protected mode (64-bit mode uses the 32-bit
+ * protected layout), as linear addresses in real and virtual-8086 mode. The full tag word is computed from
+ * the registers, as the area keeps only empty or not.
  */
 #include "softkvm/interpret/ops.h"
 #include "softkvm/interpret/vector.h"

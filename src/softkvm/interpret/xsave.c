@@ -1,18 +1,20 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * FXSAVE, FXRSTOR and the XSAVE family (SDM volume 1, 10.5 and chapter 13), between guest memory and the area at rest.
+ * FXSAVE, FXRSTOR and the XSAVE family (SDM volume 1, 10.5 and chapter 13), between guest memory and the area
+ * at rest.
  *
- * The area's xstate_bv bits are the guest's XINUSE: the host's XSAVE keeps them exact. Saving builds the image in a
- * buffer, then writes the parts that the instruction stores; restoring reads and checks the whole image before it changes
- * anything. Modified-state optimization (XSAVEOPT, XSAVES) is optional and not done; init optimization is.
+ * The area's xstate_bv bits are the guest's XINUSE: the host's XSAVE keeps them exact. Saving builds the
+ * image in a buffer, then writes the parts that the instruction stores; restoring reads and checks the whole
+ * image before it changes anything. Modified-state optimization (XSAVEOPT, XSAVES) is optional and not done;
+ * init optimization is.
  *
- * Components known here are x87, SSE and AVX, as XCR0 never gets more (control.c); IA32_XSS is always 0. MXCSR belongs to
- * SSE and AVX in the standard format, to SSE alone in the compacted one.
+ * Components known here are x87, SSE and AVX, as XCR0 never gets more (control.c); IA32_XSS is always 0.
+ * MXCSR belongs to SSE and AVX in the standard format, to SSE alone in the compacted one.
  */
 #include "softkvm/interpret/ops.h"
 #include "softkvm/interpret/vector.h"
 
-enum { LEGACY_SIZE = 512, HEADER_SIZE = 64, AVX_OFFSET = 576, AVX_SIZE = 256, IMAGE_SIZE = AVX_OFFSET + AVX_SIZE };
+enum { LEGACY_SIZE = 512, AVX_OFFSET = 576, AVX_SIZE = 256, IMAGE_SIZE = AVX_OFFSET + AVX_SIZE };
 enum { X87_HEAD = 24, MXCSR_OFFSET = 24, ST_OFFSET = 32, XMM_OFFSET = 160 };
 #define XCOMP_COMPACTED (1ull << 63)
 
@@ -188,8 +190,9 @@ static unsigned image_size(uint64_t components)
 	return components & XSTATE_AVX ? IMAGE_SIZE : AVX_OFFSET;
 }
 
-/* Write the bytes of `components` that the standard and compacted formats place alike (AVX is the first extended one). */
-static void write_components(struct vcpu *v, gva_t gva, const struct image *m, uint64_t components, bool mxcsr)
+/* Write the bytes of `components`, which both formats place alike: AVX is the first extended one. */
+static void write_components(struct vcpu *v, gva_t gva, const struct image *m, uint64_t components,
+			     bool mxcsr)
 {
 	if (components & XSTATE_X87) {
 		vector_write(v, gva, m->bytes, X87_HEAD);
@@ -255,7 +258,8 @@ static bool header_valid(const struct vcpu *v, const struct image *m)
 	if (m->xstate_bv & ~v->xcr0)
 		return false;
 	if (m->xcomp_bv & XCOMP_COMPACTED)
-		return !(m->xcomp_bv & ~XCOMP_COMPACTED & ~v->xcr0) && !(m->xstate_bv & ~m->xcomp_bv) && header_tail_clear(m, 0);
+		return !(m->xcomp_bv & ~XCOMP_COMPACTED & ~v->xcr0) && !(m->xstate_bv & ~m->xcomp_bv) &&
+		       header_tail_clear(m, 0);
 	return !m->xcomp_bv && !m->reserved1[0];
 }
 
