@@ -20,6 +20,10 @@ import vm
 # that the kernel in the inner guest finds CPUID and XCR0 at odds.
 QEMU_CPU = "max,la57=off,smap=off,xsave=off"
 
+# With two processors a nested guest has stopped for good a few times, for a reason not found; the same run takes
+# about a minute otherwise. Only running out of time is tried again, not a test that fails.
+ATTEMPTS, TIME_LIMIT = 3, 360
+
 SCRIPT = """#!/bin/sh
 export LD_LIBRARY_PATH=/lib GUISE_TEST_ENGINE=kvm
 ls -l /dev/kvm
@@ -42,6 +46,22 @@ def inner_results(console):
     return [line for line in console[start:end].splitlines() if not re.match(r"\[ *\d+\.\d+\]", line)]
 
 
+def run_nested(guise, kernel, initrd, cpus, programs):
+    """What the inner guest printed."""
+    with vm.Vm(guise, "qemu", kernel, initrd, "quiet mods=irqbypass,kvm,kvm-amd run=/bin/nested", cpus=cpus,
+               mem="1536M", time_limit=TIME_LIMIT, qemu_cpu=QEMU_CPU) as outer:
+        outer.wait_for("=run=")
+        inner = outer.wait_for("=ran ")
+        vm.expect("guise's exit status", outer.wait_for("=\n"), "0")
+        for program in programs:
+            outer.wait_for(f"=test {program.name} ")
+            status = outer.wait_for("=\n")
+            if status not in ("0", "77"):
+                raise vm.Failure(f"{program.name} ended with status {status}")
+        outer.end()
+    return inner
+
+
 def test():
     guise, work, cpus = sys.argv[1:4]
     programs = [pathlib.Path(path) for path in sys.argv[4:]]
@@ -60,17 +80,14 @@ def test():
             files |= vm.libraries_of(program)
         files |= {f"n/{path.name}": path for path in programs}
         initrd = vm.make_initrd(scratch / "outer", files)
-        with vm.Vm(guise, "qemu", kernel, initrd, "quiet mods=irqbypass,kvm,kvm-amd run=/bin/nested", cpus=int(cpus),
-                   mem="1536M", time_limit=1200, qemu_cpu=QEMU_CPU) as outer:
-            outer.wait_for("=run=")
-            inner = outer.wait_for("=ran ")
-            vm.expect("guise's exit status", outer.wait_for("=\n"), "0")
-            for program in programs:
-                outer.wait_for(f"=test {program.name} ")
-                status = outer.wait_for("=\n")
-                if status not in ("0", "77"):
-                    raise vm.Failure(f"{program.name} ended with status {status}")
-            outer.end()
+        for attempts_left in range(ATTEMPTS - 1, -1, -1):
+            try:
+                inner = run_nested(guise, kernel, initrd, int(cpus), programs)
+                break
+            except vm.OutOfTime as late:
+                if not attempts_left:
+                    raise
+                print(f"tried again: {late}")
     # TCG, which plays the processor, has no alignment checks
     got = [line.replace("unaligned with AC nothing", "unaligned with AC SIGBUS") for line in inner_results(inner)]
     vm.expect_same("results", got, host[:host.find("WORK DONE")].splitlines())

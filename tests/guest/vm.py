@@ -29,6 +29,10 @@ class Failure(Exception):
     pass
 
 
+class OutOfTime(Failure):
+    pass
+
+
 def skip(reason):
     """End this test as skipped, for meson; the last line is the reason."""
     print(f"skipped: {reason}")
@@ -122,7 +126,7 @@ class Vm:
         """More of the console; False at its end."""
         left = self.deadline - time.monotonic()
         if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-            raise Failure(f"time is up; the last line is {self.console.splitlines()[-1:]}")
+            raise OutOfTime(f"time is up; the last line is {self.console.splitlines()[-1:]}")
         data = os.read(self.process.stdout.fileno(), 65536)
         self.console += data.decode(errors="replace").replace("\r", "")
         return bool(data)
