@@ -286,9 +286,24 @@ static void write_back(struct xlat *x, const struct plan *p)
 		emit_load(&x->hot, 8, p->borrowed, mem_base(H_RSP, FRAME_TEMP));
 }
 
+/* 32-bit code may have VEX.W set where it would say that a general operand has 64 bits: it is ignored there. */
+static bool ignores_w(const struct insn *i)
+{
+	for (unsigned k = 0; i->mode == MODE_32 && k < i->operand_count; k++)
+		switch (i->row->operand[k].how) {
+		case HOW_E:
+		case HOW_R:
+		case HOW_G:
+		case HOW_B:
+		case HOW_GPR: /* lengths of VPCMPESTRM */
+			return true;
+		}
+	return false;
+}
+
 static unsigned rex_bits(const struct plan *p)
 {
-	unsigned rm = p->i->has_modrm ? p->host[FIELD_RM] : p->host[FIELD_OPCODE], rex = p->i->rex & 8;
+	unsigned rm = p->i->has_modrm ? p->host[FIELD_RM] : p->host[FIELD_OPCODE], rex = ignores_w(p->i) ? 0 : p->i->rex & 8;
 
 	if (p->pointer != H_NONE)
 		rm = p->pointer;
@@ -369,6 +384,15 @@ static void put_vex(struct emit *e, const struct plan *p)
 	emit_u8(e, i->opcode);
 }
 
+/* Is the immediate's upper half a register? In 32-bit code its highest bit is ignored. */
+static bool names_register(const struct insn *i)
+{
+	for (unsigned k = 0; k < i->operand_count; k++)
+		if (i->row->operand[k].how == HOW_L)
+			return true;
+	return false;
+}
+
 static void put_instruction(struct emit *e, const struct plan *p)
 {
 	const struct insn *i = p->i;
@@ -385,7 +409,9 @@ static void put_instruction(struct emit *e, const struct plan *p)
 		else
 			emit_u8(e, (uint8_t)(0xc0 | (p->host[FIELD_REG] & 7) << 3 | (p->host[FIELD_RM] & 7)));
 	}
-	if (i->imm_size)
+	if (i->mode == MODE_32 && names_register(i))
+		emit_u8(e, i->bytes[i->imm_at] & 0x7f);
+	else if (i->imm_size)
 		emit_bytes(e, i->bytes + i->imm_at, i->imm_size);
 }
 
