@@ -2,7 +2,8 @@
 /*
  * The translator against the interpreter: random programs of every row of the instruction table that user mode may
  * execute, in blocks of random length with forward branches, run on both from the same state and compared: registers,
- * flags, memory, vector state, exceptions. Some are loops whose pointers move. Seed and count may be given as arguments.
+ * flags, memory, vector state, exceptions. Some are loops whose pointers move. 64-bit code, and 32-bit code in compatibility
+ * mode, with noise in the upper halves of its registers. Seed and count may be given as arguments.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,6 +24,7 @@ static struct harness a, b; /* interpreter, translator */
 static struct random rnd;
 static uint64_t seed = 1;
 static unsigned programs = 3000;
+static enum insn_mode mode; /* of the programs */
 
 enum { PAGE_WRITABLE, PAGE_READONLY, PAGE_MISSING };
 enum { PAGE_TABLE = 0x40000, DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 2 };
@@ -42,6 +44,12 @@ static bool is_pointer(unsigned reg)
 	return reg == RSP || reg == RBP || reg == R13 || reg == R9 || reg == RBX;
 }
 
+/* The register that counts a loop's rounds, and is an index, too. */
+static unsigned counter(void)
+{
+	return mode == MODE_64 ? R14 : RSI;
+}
+
 static bool writes_pointer(const struct insn *i)
 {
 	for (unsigned k = 0; k < i->operand_count; k++) {
@@ -49,7 +57,7 @@ static bool writes_pointer(const struct insn *i)
 
 		if (i->operand[k].kind != OPK_GPR || !(i->operand[k].access & ACC_W))
 			continue;
-		if (is_pointer(reg >= REG_AH ? reg - REG_AH : reg) || reg == R14)
+		if (is_pointer(reg >= REG_AH ? reg - REG_AH : reg) || reg == counter())
 			return true;
 	}
 	return false;
@@ -64,7 +72,7 @@ static bool is_excluded(const struct insn *i)
 	case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XRSTOR: case SEM_XSAVEOPT: case SEM_XSAVEC:
 	case SEM_FNSAVE: case SEM_FNSTENV: case SEM_FLDENV: case SEM_FRSTOR: case SEM_LDMXCSR: /* FDP is not kept by translated code */
 	case SEM_CLFLUSH: case SEM_RDPID: case SEM_MASKMOV: case SEM_STD: case SEM_LSL: case SEM_LAR: case SEM_VERR: case SEM_VERW:
-	case SEM_SLDT: case SEM_STR: case SEM_SGDT: case SEM_SIDT: case SEM_SMSW: case SEM_MOV_TO_SEG: case SEM_MOV_FROM_SEG:
+	case SEM_POPA: case SEM_ARPL: case SEM_BOUND: case SEM_SLDT: case SEM_STR: case SEM_SGDT: case SEM_SIDT: case SEM_SMSW: case SEM_MOV_TO_SEG: case SEM_MOV_FROM_SEG:
 		return true;
 	default:
 		return i->row->branch != BR_NONE || i->row->attrs & (INSN_PRIV | INSN_END | INSN_STRING | INSN_VSIB) ||
@@ -88,10 +96,13 @@ static bool fix_memory(struct insn *i, uint8_t *code, uint64_t at)
 
 	if (!has_memory(i))
 		return true;
-	if (m->addr_size != 8 || m->seg >= SEG_FS || (m->index != REG_NONE && m->index != R14) || m->vsib)
+	if (m->addr_size != (mode == MODE_64 ? 8 : 4) || (mode == MODE_64 && m->seg >= SEG_FS) ||
+	    (m->index != REG_NONE && m->index != counter()) || m->vsib)
 		return false;
 	if (m->base == BASE_RIP)
 		disp = (int32_t)(HARNESS_DATA + 0x1000 + random_below(&rnd, 0x2000) - (at + i->len));
+	else if (mode == MODE_32 && m->base == REG_NONE && m->index == REG_NONE)
+		disp = (int32_t)(HARNESS_DATA + 0x1000 + random_below(&rnd, 0x2000));
 	else if (m->base != REG_NONE && is_pointer(m->base))
 		disp = (int32_t)random_below(&rnd, 0x800) - 0x400;
 	else
@@ -101,17 +112,29 @@ static bool fix_memory(struct insn *i, uint8_t *code, uint64_t at)
 	return i->disp_size == 1 || i->disp_size == 4 || !i->disp_size;
 }
 
+static void override_segment(uint8_t *code)
+{
+	static const uint8_t prefixes[] = {0x2e, 0x64, 0x65}; /* CS, FS, GS */
+
+	memmove(code + 1, code, INSN_MAX_LEN - 1);
+	code[0] = prefixes[random_below(&rnd, 3)];
+}
+
 static unsigned random_insn(uint8_t *code, uint64_t at)
 {
 	for (;;) {
 		const struct insn_row *row = &insn_rows[random_below(&rnd, insn_row_count)];
 		struct insn i;
 
-		if (!row_code(row, MODE_64, &rnd, code) || insn_decode(&i, code, INSN_MAX_LEN, MODE_64) != INSN_OK)
+		if (!row_code(row, mode, &rnd, code))
+			continue;
+		if (mode == MODE_32 && !random_below(&rnd, 6))
+			override_segment(code);
+		if (insn_decode(&i, code, INSN_MAX_LEN, mode) != INSN_OK)
 			continue;
 		if (is_excluded(&i) || writes_pointer(&i) || !fix_memory(&i, code, at))
 			continue;
-		if (i.row->sem >= SEM_BT && i.row->sem <= SEM_BTC && has_memory(&i) && i.operand[1].reg != R14 && i.operand[1].kind == OPK_GPR)
+		if (i.row->sem >= SEM_BT && i.row->sem <= SEM_BTC && has_memory(&i) && i.operand[1].reg != counter() && i.operand[1].kind == OPK_GPR)
 			continue;
 		if (i.row->sem == SEM_PUSH && i.op_size == 2)
 			continue;
@@ -151,16 +174,17 @@ static void put_code(struct program *p, const void *bytes, unsigned n)
 /* Pointers that move, then back to the start until R14, which is an index too, is zero. */
 static void make_loop(struct program *p)
 {
-	static const uint8_t moves[][4] = {
-		{0x48, 0x83, 0xc3, 8}, {0x49, 0x83, 0xc1, 0xf8}, {0x4d, 0x8d, 0x6d, 4}, {0x48, 0x83, 0xed, 16}
-	}; /* add rbx, 8; add r9, -8; lea r13, [r13+4]; sub rbp, 16 */
-	static const uint8_t again[] = {0x41, 0x83, 0xee, 0x01, 0x0f, 0x85}; /* sub r14d, 1; jnz start */
+	static const uint8_t moves[2][4][4] = {
+		{{0x48, 0x83, 0xc3, 8}, {0x49, 0x83, 0xc1, 0xf8}, {0x4d, 0x8d, 0x6d, 4}, {0x48, 0x83, 0xed, 16}},
+		{{0x90, 0x83, 0xc3, 8}, {0x4d, 0x4d, 0x4d, 0x45}, {0x90, 0x8d, 0x6d, 4}, {0x90, 0x83, 0xed, 16}}
+	}; /* add rbx, 8; add r9, -8; lea r13, [r13+4]; sub rbp, 16; the same in 32 bits, on ebx and ebp */
+	static const uint8_t again[] = {0x41, 0x83, 0xee, 0x01, 0x0f, 0x85}; /* sub r14d, 1; in 32 bits sub esi, 1; jnz start */
 	int32_t back;
 
 	for (unsigned k = 0; k < 4; k++)
 		if (random_below(&rnd, 2))
-			put_code(p, moves[k], 4);
-	put_code(p, again, sizeof(again));
+			put_code(p, moves[mode == MODE_32][k], 4);
+	put_code(p, again + (mode == MODE_32), sizeof(again) - (mode == MODE_32));
 	back = -(int32_t)(p->size + 4);
 	put_code(p, &back, 4);
 }
@@ -199,7 +223,9 @@ static void make_program(struct program *p)
 	p->gpr[R13] = HARNESS_DATA + 0x1000 + random_below(&rnd, 0x3000);
 	p->gpr[R9] = HARNESS_DATA + 0x2000 - 16 + random_below(&rnd, 32);
 	p->gpr[RBX] = HARNESS_DATA + 0x1000 + (random_u64(&rnd) & 0x1fc0);
-	p->gpr[R14] = 1 + random_below(&rnd, 64);
+	p->gpr[counter()] = 1 + random_below(&rnd, 64);
+	for (unsigned k = 0; mode == MODE_32 && k < 8; k++)
+		p->gpr[k] = (uint32_t)p->gpr[k] | random_u64(&rnd) << 32;
 	p->rflags = (random_u64(&rnd) & FLAGS_STATUS) | FLAG_FIXED;
 	for (unsigned k = 0; k < DATA_SIZE; k += 8) {
 		uint64_t x = random_u64(&rnd);
@@ -235,6 +261,10 @@ static void load(struct harness *h, const struct program *p)
 	map_data(h, p);
 	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
 	h->v->rflags = p->rflags;
+	if (mode == MODE_32) {
+		h->v->seg[SEG_FS].base = 0x40;
+		h->v->seg[SEG_GS].base = 0xffffff80;
+	}
 	h->v->rip = HARNESS_CODE;
 	memcpy(h->ram + HARNESS_DATA, p->data, DATA_SIZE);
 	fpu_reset(h->v);
@@ -249,7 +279,7 @@ static void describe(const struct program *p)
 		char text[128] = "?";
 		struct insn i;
 
-		if (insn_decode(&i, p->code + at, INSN_MAX_LEN, MODE_64) != INSN_OK)
+		if (insn_decode(&i, p->code + at, INSN_MAX_LEN, mode) != INSN_OK)
 			break;
 		insn_format(&i, HARNESS_CODE + at, text, sizeof(text));
 		printf("  %04x  ", HARNESS_CODE + at);
@@ -290,8 +320,8 @@ static bool differ(const struct program *p, int ra, int rb)
 	if (bad)
 		printf("result %d, %d; rip %lx, %lx; address %lx, %lx; error %x, %x\n", ra, rb, a.v->rip, b.v->rip,
 		       a.v->exception_payload, b.v->exception_payload, a.v->exception_error, b.v->exception_error);
-	for (unsigned k = 0; k < 16; k++)
-		if (a.v->gpr[k] != b.v->gpr[k]) {
+	for (unsigned k = 0; k < (mode == MODE_64 ? 16 : 8); k++)
+		if ((a.v->gpr[k] ^ b.v->gpr[k]) & (mode == MODE_64 ? ~0ull : 0xffffffff)) {
 			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);
 			bad = true;
 		}
@@ -320,18 +350,19 @@ static bool differ(const struct program *p, int ra, int rb)
 static int set_up(void)
 {
 	rnd.state = seed * 0x9e3779b97f4a7c15ull | 1;
-	int err = harness_new_on(&a, HARNESS_LONG64, &engine_interpret) ||
-		  harness_new_on(&b, HARNESS_LONG64, &engine_translate);
+	enum harness_mode how = mode == MODE_64 ? HARNESS_LONG64 : HARNESS_COMPAT32;
+	int err = harness_new_on(&a, how, &engine_interpret) || harness_new_on(&b, how, &engine_translate);
 
 	if (!err)
 		((struct vcpu_translator *)b.v->translator)->raises_out = true;
 	return err;
 }
 
-static void test_random_programs(void **state)
+static void run_programs(enum insn_mode which)
 {
 	static struct program p;
 
+	mode = which;
 	assert_int_equal(set_up(), 0);
 	for (unsigned n = 0; n < programs; n++) {
 		int ra, rb;
@@ -353,6 +384,18 @@ static void test_random_programs(void **state)
 	}
 }
 
+static void test_random_programs(void **state)
+{
+	run_programs(MODE_64);
+}
+
+static void test_random_programs_32(void **state)
+{
+	run_programs(MODE_32);
+	/* They were translated, not interpreted. */
+	assert_true(translator_of(b.v)->blocks > programs);
+}
+
 static int tear_down(void **state)
 {
 	harness_free(&a);
@@ -362,11 +405,14 @@ static int tear_down(void **state)
 
 int main(int argc, char **argv)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_programs)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_teardown(test_random_programs, tear_down),
+		cmocka_unit_test_teardown(test_random_programs_32, tear_down),
+	};
 
 	if (argc > 1)
 		seed = strtoull(argv[1], NULL, 0);
 	if (argc > 2)
 		programs = (unsigned)strtoul(argv[2], NULL, 0);
-	return cmocka_run_group_tests(tests, NULL, tear_down);
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
