@@ -21,7 +21,7 @@ STRESS = [f"stress-ng --verify --no-rand-seed --temp-path /tmp --{name} -t {seco
     (5, "futex 2"), (5, "fault 2"), (5, "sigfpe 1"), (5, "sigsegv 1"), (5, "sigrt 1"), (5, "switch 2"), (5, "fork 2"),
     (5, "vm 2 --vm-bytes 64M"), (5, "mmap 1 --mmap-bytes 32M"), (5, "mprotect 2"), (5, "tlb-shootdown 2"),
     (5, "fp 1"), (5, "str 1"), (5, "tree 1"), (5, "stream 1 --stream-l3-size 4M"), (5, "cacheline 2"), (5, "x86cpuid 1"),
-    (5, "timer 1"), (5, "pipe 1"), (5, "mremap 1 --mremap-bytes 8M"), (5, "prime 1"), (5, "regs 1"))]
+    (5, "timer 1"), (5, "pipe 1"), (5, "mremap 1 --mremap-bytes 8M"), (5, "regs 1"))]
 
 
 def show(guest, command):
