@@ -179,7 +179,7 @@ def cdrom(scratch, image, board, text):
 
 
 def case_memtest(scratch):
-    cdrom(scratch, "/usr/lib/memtest86+/memtest86+x64.iso", "q35", "own address")
+    cdrom(scratch, "/usr/lib/memtest86+/memtest86+x64.iso", "q35", "Status: Testing")
 
 
 def case_ipxe(scratch):
