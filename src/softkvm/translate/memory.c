@@ -19,6 +19,15 @@
 
 enum { MAX_DELTA = 4096 };
 
+static uint8_t established_groups(const struct xlat *x)
+{
+	uint8_t count = 0;
+
+	for (unsigned k = 0; k < x->group_count; k++)
+		count += x->group[k].established;
+	return count;
+}
+
 struct site *site_new(struct xlat *x)
 {
 	struct site *s = arena_alloc(x->t, sizeof(*s));
@@ -35,6 +44,7 @@ struct site *site_new(struct xlat *x)
 		       x->insn->i.row->sem == SEM_CMPXCHG16B;
 	if (x->block->view2)
 		s->insn = interpreted_new(x);
+	x->site_groups[x->sites] = established_groups(x);
 	x->site[x->sites++] = s;
 	return s;
 }
@@ -45,7 +55,11 @@ void sites_finish(struct xlat *x)
 		x->site[k]->resume = (uint32_t)(x->hot.p - x->t->cache.rw);
 		x->site[k]->rsp_after = x->rsp_adj;
 		x->site[k]->addr_group = x->addr_group;
-		x->site[k]->ends |= x->ended; /* nothing to resume at */
+		/*
+		 * Nothing to resume at; or a group that a later access of the instruction leads, whose HVA nobody would have
+		 * kept if the interpreter executed the whole instruction.
+		 */
+		x->site[k]->ends |= x->ended || x->site_groups[k] != established_groups(x);
 	}
 	x->sites = 0;
 }

@@ -228,6 +228,7 @@ struct xlat {
 	struct fault_entry fault[TRANSLATE_MAX_INSNS];
 	unsigned faults;
 	struct site *site[4];		 /* of this instruction: they resume at its end */
+	uint8_t site_groups[4];		 /* groups established when each was made */
 	unsigned sites;
 	bool overflow;			 /* arena full */
 	bool ended;			 /* the block's last exit has been emitted */
