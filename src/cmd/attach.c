@@ -39,6 +39,14 @@ static int refuse(char *error, size_t size, const char *option, const char *key,
 	return -EINVAL;
 }
 
+static bool parse_bus(const char *key, const char *value, enum machine_bus *bus)
+{
+	if (strcmp(key, "bus") || !value)
+		return false;
+	*bus = !strcmp(value, "pci") ? MACHINE_BUS_PCI : !strcmp(value, "mmio") ? MACHINE_BUS_MMIO : MACHINE_BUS_DEFAULT;
+	return *bus != MACHINE_BUS_DEFAULT;
+}
+
 static int attach_disk(struct machine_config *config, char *text, char *error, size_t size)
 {
 	struct machine_disk *d = &config->disk[config->n_disks++];
@@ -52,8 +60,9 @@ static int attach_disk(struct machine_config *config, char *text, char *error, s
 			d->read_only = true;
 		else if (!strcmp(key, "serial") && value && strlen(value) <= 20)
 			d->serial = value;
-		else if (strcmp(key, "queues") || number(value, 1, 16, &d->n_queues))
-			return refuse(error, size, "disk", key, value, "not ro, serial=TEXT (20 characters at most) or queues=1..16");
+		else if (!parse_bus(key, value, &d->bus) && (strcmp(key, "queues") || number(value, 1, 16, &d->n_queues)))
+			return refuse(error, size, "disk", key, value,
+				      "not ro, serial=TEXT (20 characters at most), queues=1..16 or bus=pci|mmio");
 	}
 	return 0;
 }
@@ -105,7 +114,9 @@ static int set_net_key(struct machine_net *n, const char *key, const char *value
 		n->forward[n->n_forwards++] = value;
 		return 0;
 	}
-	return refuse(error, size, "net", key, value, "not mac=, mtu=, queues= or (with user) fwd=");
+	if (parse_bus(key, value, &n->bus))
+		return 0;
+	return refuse(error, size, "net", key, value, "not mac=, mtu=, queues=, bus=pci|mmio or (with user) fwd=");
 }
 
 static int attach_net(struct machine_config *config, char *text, char *error, size_t size)

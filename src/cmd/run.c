@@ -22,9 +22,11 @@ static const char *const engine_names[] = {
 	NULL,
 };
 
+static const char *const bus_names[] = {"pci", "mmio", NULL};
+
 static struct {
 	struct machine_config machine;
-	unsigned engine;
+	unsigned engine, virtio;
 	struct option_list disks, nets;
 	bool no_rng, help, verbose;
 } options = {
@@ -48,7 +50,7 @@ static const struct option_def table[] = {
 	 .help = "the machine's name, for threads and messages (vm)"},
 	{.name = "console", .kind = OPTION_STRING, .value = &options.machine.console, .arg = "WHERE",
 	 .help = "stdio, pty, unix:PATH, file:PATH or none (stdio)"},
-	{.name = "mem-dir", .kind = OPTION_STRING, .value = &options.machine.mem_dir, .arg = "DIR",
+	{.name = "mem-path", .kind = OPTION_STRING, .value = &options.machine.mem_dir, .arg = "DIR",
 	 .help = "keep guest memory in a file there (hugetlbfs)"},
 	{.name = "populate", .kind = OPTION_FLAG, .value = &options.machine.populate,
 	 .help = "give the guest all its memory before the start"},
@@ -56,6 +58,8 @@ static const struct option_def table[] = {
 	 .help = "virtio disk: raw image or block device (more below)"},
 	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "KIND[,KEY...]",
 	 .help = "virtio network card: user, tap=NAME or none (user)"},
+	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
+	 .help = "where virtio devices are: pci or mmio (pci)"},
 	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
 	{.name = "debug-exit", .kind = OPTION_FLAG, .value = &options.machine.debug_exit,
 	 .help = "let the guest end the run through port 0xf4"},
@@ -71,9 +75,9 @@ static void print_help(void)
 	     "on the terminal, Ctrl-A X ends the machine and Ctrl-A ? helps.\n");
 	options_help(stdout, table);
 	puts("\n--disk and --net may be given several times. Their keys:\n"
-	     "  --disk FILE[,ro][,serial=TEXT][,queues=N]\n"
-	     "  --net user[,fwd=tcp|udp:[ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=MAC][,mtu=N]\n"
-	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N]");
+	     "  --disk FILE[,ro][,serial=TEXT][,queues=N][,bus=pci|mmio]\n"
+	     "  --net user[,fwd=tcp|udp:[ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=MAC][,mtu=N][,bus=...]\n"
+	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]");
 	puts("\nExit status:\n"
 	     "  0   the guest powered off\n"
 	     "  1   the machine could not be started\n"
@@ -140,6 +144,7 @@ int cmd_run(int argc, char **argv)
 		log_set_level(LOG_DEBUG);
 	options.machine.engine = options.engine;
 	options.machine.rng = !options.no_rng;
+	options.machine.virtio_bus = options.virtio ? MACHINE_BUS_MMIO : MACHINE_BUS_PCI;
 	if (attach_disks(&options.machine, &options.disks, error, sizeof(error)) ||
 	    attach_nets(&options.machine, &options.nets, error, sizeof(error)))
 		return usage_error("run", error);

@@ -19,6 +19,7 @@
 #include "devices/fw_cfg.h"
 #include "machine/aml.h"
 #include "machine/layout.h"
+#include "virtio/mmio.h"
 
 enum { HEADER_SIZE = 36, RSDP_SIZE = 36, FADT_SIZE = 276, FACS_SIZE = 64 };
 enum { ENABLED = 1, ISO_LEVEL_HIGH = 0xd, ALL_CPUS = 0xff, LINT1 = 1 };
@@ -142,6 +143,26 @@ static void add_reserved(struct aml *a)
 	aml_close(a, device);
 }
 
+/* A virtio-mmio device, which no bus enumerates (the id is the one that Linux's driver knows). */
+static void add_virtio_mmio(struct aml *a, unsigned index)
+{
+	const char name[5] = {'V', 'I', (char)('0' + index / 10), (char)('0' + index % 10), 0};
+	size_t device = aml_device(a, name), resources;
+
+	aml_name(a, "_HID");
+	aml_string(a, "LNRO0005");
+	aml_name(a, "_UID");
+	aml_int(a, index);
+	aml_name(a, "_STA");
+	aml_int(a, 0xf);
+	aml_name(a, "_CRS");
+	resources = aml_resources(a);
+	aml_memory_fixed(a, (uint32_t)(VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_SIZE), VIRTIO_MMIO_SIZE);
+	aml_level_irq(a, irq_of_virtio_mmio(index));
+	aml_close_resources(a, resources);
+	aml_close(a, device);
+}
+
 static void add_s5(struct aml *a)
 {
 	size_t package;
@@ -166,6 +187,8 @@ static void fill_dsdt(struct aml *a, const struct acpi_config *config)
 	add_isa_device(a, "FWCF", "QEMU0002", FW_CFG_BASE, FW_CFG_SIZE, -1);
 	if (config->has_pvpanic)
 		add_isa_device(a, "PEVT", "QEMU0001", PORT_PVPANIC, 1, -1);
+	for (unsigned k = 0; k < config->n_virtio_mmio; k++)
+		add_virtio_mmio(a, k);
 	aml_close(a, scope);
 	add_s5(a);
 }

@@ -9,6 +9,7 @@ struct acpi_config {
 	unsigned cpu_count;
 	uint64_t pci_mmio64_base, pci_mmio64_size;
 	bool has_pvpanic;
+	unsigned n_virtio_mmio; /* devices, as layout.h places them */
 };
 
 /* Write all tables to [ACPI_GPA, ACPI_GPA + ACPI_MAX) and say where the root pointer is. 0; -ENOSPC; -EFAULT. */

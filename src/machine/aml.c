@@ -194,6 +194,17 @@ void aml_irq(struct aml *a, unsigned irq)
 	put16(a, 1 << irq);
 }
 
+void aml_level_irq(struct aml *a, unsigned gsi)
+{
+	enum { CONSUMER = 1, LEVEL = 0, ACTIVE_HIGH = 0, SHARED = 8 };
+
+	put8(a, 0x89);
+	put16(a, 6);
+	put8(a, CONSUMER | LEVEL | ACTIVE_HIGH | SHARED);
+	put8(a, 1);
+	put32(a, gsi);
+}
+
 enum { KIND_MEMORY = 0, KIND_IO = 1, KIND_BUS = 2, FIXED_MIN_MAX = 0xc, MEMORY_RW = 1, IO_ENTIRE = 3 };
 
 static void put_address_header(struct aml *a, uint8_t tag, uint16_t length, uint8_t kind, uint8_t flags)

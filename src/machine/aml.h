@@ -32,6 +32,7 @@ size_t aml_resources(struct aml *a);
 void aml_close_resources(struct aml *a, size_t mark);
 void aml_io(struct aml *a, uint16_t base, uint8_t size);
 void aml_irq(struct aml *a, unsigned irq); /* edge, active high: an ISA interrupt */
+void aml_level_irq(struct aml *a, unsigned gsi); /* level, active high, shared: any GSI */
 void aml_bus_range(struct aml *a, uint16_t first, uint16_t last);
 void aml_io_window(struct aml *a, uint16_t base, uint32_t size);
 void aml_memory_window(struct aml *a, uint64_t base, uint64_t size); /* for BARs of either kind */

@@ -24,6 +24,7 @@
 #include "machine/boot.h"
 #include "machine/machine.h"
 #include "memory/memory.h"
+#include "virtio/mmio.h"
 #include "virtio/pci.h"
 
 struct vcpu_thread {
@@ -35,16 +36,21 @@ struct vcpu_thread {
 	uint64_t exits; /* its own thread's count */
 };
 
+struct machine_transport { /* one of the two */
+	struct virtio_pci *pci;
+	struct virtio_mmio *mmio;
+};
+
 struct machine_blk {
 	struct disk *disk;
 	struct blk *blk;
-	struct virtio_pci *pci;
+	struct machine_transport transport;
 };
 
 struct machine_nic {
 	struct port *port;
 	struct net *net;
-	struct virtio_pci *pci;
+	struct machine_transport transport;
 };
 
 struct machine {
@@ -73,7 +79,9 @@ struct machine {
 	struct machine_blk blk[MACHINE_MAX_DISKS];
 	struct machine_nic nic[MACHINE_MAX_NETS];
 	struct rng *rng;
-	struct virtio_pci *rng_pci;
+	struct machine_transport rng_transport;
+	unsigned n_virtio_mmio;
+	char *long_cmdline; /* with what the machine adds */
 
 	struct vcpu_thread cpu[MACHINE_MAX_CPUS];
 
@@ -87,6 +95,9 @@ struct machine {
 /* machine.c: end the run; later callers change nothing. Any thread but not in a signal handler. */
 void machine_end(struct machine *m, enum machine_end end, int status, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+
+/* machine.c: the wire to an interrupt of the interrupt controllers. */
+struct irq_wire machine_gsi(struct machine *m, unsigned line);
 
 /* virtio.c: disks, networks, rng. Freed after the vCPUs, before the buses and memory. */
 int virtio_devices_new(struct machine *m, char *error, size_t error_size);

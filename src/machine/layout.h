@@ -3,8 +3,8 @@
  * The machine's memory map, port map and interrupts. Everything that names an address includes this: ACPI tables,
  * boot loader, device creation. RAM fills [0, LOW_RAM_END) and continues at 4 GiB; the hole in between is for devices.
  *
- *   0         1M                   3G        3.5G       FEC00000         4G
- *   |low RAM  |RAM ...             |PCI 32bit|ECAM      |I/O APIC, APIC  |RAM ...        |PCI 64bit
+ *   0         1M                   3G        3.5G  F0000000     FEC00000         4G
+ *   |low RAM  |RAM ...             |PCI 32bit|ECAM |virtio-mmio |I/O APIC, APIC  |RAM ...        |PCI 64bit
  */
 #ifndef GUISE_MACHINE_LAYOUT_H
 #define GUISE_MACHINE_LAYOUT_H
@@ -16,6 +16,7 @@
 #define PCI_MMIO32_BASE	 0xc0000000ull
 #define PCI_MMIO32_SIZE	 0x20000000ull
 #define PCI_ECAM_BASE	 0xe0000000ull
+#define VIRTIO_MMIO_BASE 0xf0000000ull /* a page per device */
 #define IOAPIC_BASE	 0xfec00000ull
 #define LAPIC_BASE	 0xfee00000ull
 #define KVM_IDENTITY_MAP 0xfffbc000ull /* one page and three pages that KVM wants on some Intel hosts */
@@ -46,5 +47,14 @@ enum {
 
 /* Interrupts (GSIs); the first sixteen are the ISA interrupts. */
 enum { IRQ_KEYBOARD = 1, IRQ_COM1 = 4, IRQ_RTC = 8, IRQ_SCI = 9, IRQ_PCI = 16 /* four of them */ };
+
+enum { VIRTIO_MMIO_MAX = 64 };
+/* Interrupts of virtio-mmio devices, one each while they last: ISA interrupts that nobody has, then the I/O APIC's last. */
+static const uint8_t irq_virtio_mmio[] = {5, 6, 7, 10, 11, 12, 14, 15, 20, 21, 22, 23};
+enum { N_IRQ_VIRTIO_MMIO = sizeof(irq_virtio_mmio) };
+static inline unsigned irq_of_virtio_mmio(unsigned index)
+{
+	return irq_virtio_mmio[index % N_IRQ_VIRTIO_MMIO];
+}
 
 #endif

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -130,12 +131,45 @@ static int load_initrd(struct machine *m, const struct kernel *kernel, struct bo
 	return 0;
 }
 
+static bool has_word(const char *text, const char *word)
+{
+	size_t size = strlen(word);
+
+	for (const char *at = text; (at = strstr(at, word)); at += size)
+		if ((at == text || at[-1] == ' ') && (!at[size] || at[size] == ' '))
+			return true;
+	return false;
+}
+
+/* A kernel that will not look at ACPI is told of virtio-mmio devices by its command line. The caller frees it. */
+static char *name_virtio_mmio(const struct machine *m, const char *cmdline)
+{
+	enum { EACH = 64 };
+	size_t size = strlen(cmdline) + 1 + (size_t)m->n_virtio_mmio * EACH, used = strlen(cmdline);
+	char *text = malloc(size);
+
+	if (!text)
+		return NULL;
+	memcpy(text, cmdline, used + 1);
+	for (unsigned k = 0; k < m->n_virtio_mmio; k++)
+		used += (size_t)snprintf(text + used, size - used, " virtio_mmio.device=0x%x@0x%llx:%u:%u", VIRTIO_MMIO_SIZE,
+					 VIRTIO_MMIO_BASE + k * VIRTIO_MMIO_SIZE, irq_of_virtio_mmio(k), k);
+	return text;
+}
+
 static int load_cmdline(struct machine *m, const struct kernel *kernel, struct boot_info *info,
 			const struct message *message)
 {
 	const char *text = m->config.cmdline ? m->config.cmdline : "";
-	size_t size = strlen(text) + 1;
+	size_t size;
 
+	if (m->n_virtio_mmio && has_word(text, "acpi=off")) {
+		m->long_cmdline = name_virtio_mmio(m, text);
+		if (!m->long_cmdline)
+			return say(message, -ENOMEM, "--append", strerror(ENOMEM));
+		text = m->long_cmdline;
+	}
+	size = strlen(text) + 1;
 	if (size > CMDLINE_MAX || (kernel->cmdline_max && size - 1 > kernel->cmdline_max))
 		return say(message, -E2BIG, "--append", "longer than this kernel's limit");
 	info->cmdline = text;
@@ -146,7 +180,7 @@ static int write_tables(struct machine *m, const struct kernel *kernel, struct b
 			const struct message *message)
 {
 	struct acpi_config acpi = {.cpu_count = m->config.cpu_count, .pci_mmio64_base = m->mmio64_base,
-				   .pci_mmio64_size = PCI_MMIO64_SIZE, .has_pvpanic = true};
+				   .pci_mmio64_size = PCI_MMIO64_SIZE, .has_pvpanic = true, .n_virtio_mmio = m->n_virtio_mmio};
 	int err = acpi_write(&m->mem, &acpi, &info->rsdp_gpa);
 
 	if (!err && kernel->protocol != BOOT_PVH)

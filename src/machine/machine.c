@@ -91,7 +91,7 @@ static void set_gsi(void *opaque, unsigned line, int level)
 	kvm_vm_irq_line(m->vm, line, level);
 }
 
-static struct irq_wire gsi(struct machine *m, unsigned line)
+struct irq_wire machine_gsi(struct machine *m, unsigned line)
 {
 	return (struct irq_wire){set_gsi, m, line};
 }
@@ -189,7 +189,7 @@ static int make_bus(struct machine *m, char *error, size_t size)
 
 	config.bus = m->bus;
 	for (unsigned pin = 0; pin < PCI_INTX; pin++)
-		config.intx[pin] = gsi(m, IRQ_PCI + pin);
+		config.intx[pin] = machine_gsi(m, IRQ_PCI + pin);
 	if (!err)
 		err = pci_bus_new(&m->pci, &config);
 	return err ? fail(error, size, err, "the buses") : 0;
@@ -219,7 +219,7 @@ static int make_serial(struct machine *m, char *error, size_t size)
 {
 	struct serial_wire wire = {serial_transmit, serial_has_room, m};
 	struct console_peer peer = {console_room, console_receive, quit_typed, m};
-	struct irq_wire irq = gsi(m, IRQ_COM1);
+	struct irq_wire irq = machine_gsi(m, IRQ_COM1);
 	int err = console_open(m->config.console, m->loop, &m->console, error, size);
 
 	if (err)
@@ -235,7 +235,7 @@ static int make_serial(struct machine *m, char *error, size_t size)
 
 static int make_rtc(struct machine *m, char *error, size_t size)
 {
-	struct irq_wire irq = gsi(m, IRQ_RTC);
+	struct irq_wire irq = machine_gsi(m, IRQ_RTC);
 	int err = rtc_new(&m->rtc, m->loop, &irq);
 
 	if (!err)
@@ -248,7 +248,7 @@ static int make_rtc(struct machine *m, char *error, size_t size)
 
 static int make_i8042(struct machine *m, char *error, size_t size)
 {
-	struct irq_wire irq = gsi(m, IRQ_KEYBOARD), reset = reset_wire(m);
+	struct irq_wire irq = machine_gsi(m, IRQ_KEYBOARD), reset = reset_wire(m);
 	int err = i8042_new(&m->i8042, &irq, &reset);
 
 	/* Its two ports, without the port between them that belongs to the timer (61h). */
@@ -263,7 +263,7 @@ static int make_i8042(struct machine *m, char *error, size_t size)
 
 static int make_acpi_pm(struct machine *m, char *error, size_t size)
 {
-	struct irq_wire sci = gsi(m, IRQ_SCI), off = {power_off_pulled, m, 0};
+	struct irq_wire sci = machine_gsi(m, IRQ_SCI), off = {power_off_pulled, m, 0};
 	int err = acpi_pm_new(&m->pm, &sci, &off);
 
 	if (!err)
@@ -358,6 +358,7 @@ void machine_free(struct machine *m)
 	memory_deinit(&m->mem);
 	ram_free(m->ram, m->config.mem_size, m->ram_fd);
 	loop_free(m->loop);
+	free(m->long_cmdline);
 	free(m);
 }
 

@@ -14,10 +14,13 @@ enum { MACHINE_MAX_CPUS = 64 };
 
 enum { MACHINE_MAX_DISKS = 16, MACHINE_MAX_NETS = 8, MACHINE_MAX_FORWARDS = 16 };
 
+enum machine_bus { MACHINE_BUS_DEFAULT, MACHINE_BUS_PCI, MACHINE_BUS_MMIO }; /* where a virtio device is */
+
 struct machine_disk { /* virtio-blk */
 	const char *path, *serial; /* serial may be NULL */
 	bool read_only;
 	unsigned n_queues; /* 0: one per vCPU, at most 4 */
+	enum machine_bus bus;
 };
 
 struct machine_net { /* virtio-net */
@@ -29,6 +32,7 @@ struct machine_net { /* virtio-net */
 	uint8_t mac[6]; /* else derived from the machine's name */
 	uint16_t mtu;	/* 0: 1500 */
 	unsigned n_queues;
+	enum machine_bus bus;
 };
 
 struct machine_config {
@@ -43,6 +47,7 @@ struct machine_config {
 	struct machine_net net[MACHINE_MAX_NETS];
 	unsigned n_nets;
 	bool rng;
+	enum machine_bus virtio_bus; /* for devices that do not say */
 	enum kvm_engine engine;
 	bool populate;	 /* back all of guest RAM with pages before the start */
 	bool debug_exit; /* isa-debug-exit at port F4h */

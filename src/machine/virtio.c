@@ -1,24 +1,41 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The machine's virtio devices: each made, put on the PCI bus, and its doorbells served by ioeventfds. */
+/* The machine's virtio devices: each made, put on the PCI bus or at an MMIO address, its doorbells served by ioeventfds. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "machine/internal.h"
+#include "machine/layout.h"
 
-static int set_doorbell(void *opaque, gpa_t gpa, unsigned size, int fd, bool on)
+static int set_doorbell(void *opaque, const struct virtio_doorbell *bell, bool on)
 {
 	struct machine *m = opaque;
-	struct kvm_ioeventfd io = {.addr = gpa, .len = size, .fd = fd, .flags = on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN};
+	struct kvm_ioeventfd io = {.addr = bell->gpa, .len = bell->size, .fd = bell->fd, .datamatch = bell->value};
 
+	io.flags = (on ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN) | (bell->matches ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0);
 	return kvm_vm_ioeventfd(m->vm, &io);
 }
 
-static int put_on_bus(struct machine *m, struct virtio_device *device, struct virtio_pci **pci)
+/* On the bus that the device asks for, or else the machine's. 0/-errno. */
+static int put_on_bus(struct machine *m, enum machine_bus bus, struct virtio_device *device, struct machine_transport *t)
 {
 	struct virtio_doorbells doorbells = {set_doorbell, m};
+	struct irq_wire irq;
 
-	return virtio_pci_new(m->pci, device, &doorbells, pci);
+	if (bus == MACHINE_BUS_DEFAULT)
+		bus = m->config.virtio_bus;
+	if (bus != MACHINE_BUS_MMIO)
+		return virtio_pci_new(m->pci, device, &doorbells, &t->pci);
+	if (m->n_virtio_mmio == VIRTIO_MMIO_MAX)
+		return -ENOSPC;
+	irq = machine_gsi(m, irq_of_virtio_mmio(m->n_virtio_mmio));
+	return virtio_mmio_new(m->bus, VIRTIO_MMIO_BASE + m->n_virtio_mmio++ * VIRTIO_MMIO_SIZE, &irq, device, &doorbells, &t->mmio);
+}
+
+static void take_off_bus(struct machine_transport *t)
+{
+	virtio_pci_free(t->pci);
+	virtio_mmio_free(t->mmio);
 }
 
 static int add_disk(struct machine *m, unsigned index, char *error, size_t size)
@@ -36,7 +53,7 @@ static int add_disk(struct machine *m, unsigned index, char *error, size_t size)
 	}
 	err = blk_new(d->disk, &m->dma, &blk, &d->blk);
 	if (!err)
-		err = put_on_bus(m, blk_device(d->blk), &d->pci);
+		err = put_on_bus(m, config->bus, blk_device(d->blk), &d->transport);
 	if (err)
 		snprintf(error, size, "disk %s: %s", config->path, strerror(-err));
 	return err;
@@ -74,7 +91,7 @@ static int add_net(struct machine *m, unsigned index, char *error, size_t size)
 		derive_mac(m->config.name, index, net.mac);
 	err = net_new(n->port, &m->dma, &net, &n->net);
 	if (!err)
-		err = put_on_bus(m, net_device(n->net), &n->pci);
+		err = put_on_bus(m, config->bus, net_device(n->net), &n->transport);
 	if (err)
 		snprintf(error, size, "network %s: %s%s", n->port->ops->kind, strerror(-err),
 			 net.n_pairs > n->port->n_queues ? " (more queues than it has)" : "");
@@ -93,7 +110,7 @@ int virtio_devices_new(struct machine *m, char *error, size_t size)
 		return err;
 	err = rng_new(m->loop, &m->dma, &m->rng);
 	if (!err)
-		err = put_on_bus(m, rng_device(m->rng), &m->rng_pci);
+		err = put_on_bus(m, MACHINE_BUS_DEFAULT, rng_device(m->rng), &m->rng_transport);
 	if (err)
 		snprintf(error, size, "rng: %s", strerror(-err));
 	return err;
@@ -102,16 +119,16 @@ int virtio_devices_new(struct machine *m, char *error, size_t size)
 void virtio_devices_free(struct machine *m)
 {
 	rng_free(m->rng);
-	virtio_pci_free(m->rng_pci);
+	take_off_bus(&m->rng_transport);
 	for (unsigned k = 0; k < m->config.n_nets; k++) {
 		net_free(m->nic[k].net);
-		virtio_pci_free(m->nic[k].pci);
+		take_off_bus(&m->nic[k].transport);
 		if (m->nic[k].port)
 			m->nic[k].port->ops->close(m->nic[k].port);
 	}
 	for (unsigned k = 0; k < m->config.n_disks; k++) {
 		blk_free(m->blk[k].blk);
-		virtio_pci_free(m->blk[k].pci);
+		take_off_bus(&m->blk[k].transport);
 		disk_close(m->blk[k].disk);
 	}
 }

@@ -179,6 +179,26 @@ void virtio_enable_queue(struct virtio_device *d, unsigned index)
 	pthread_mutex_unlock(&d->lock);
 }
 
+void virtio_disable_queue(struct virtio_device *d, unsigned index)
+{
+	struct virtio_queue *q = &d->queue[index];
+
+	pthread_mutex_lock(&d->lock);
+	if (q->enabled && !d->started) {
+		q->enabled = false;
+	} else if (q->enabled && d->type->stop_queue) {
+		d->type->stop_queue(d->opaque, index);
+		q->enabled = false;
+	} else if (q->enabled) {
+		d->type->stop(d->opaque);
+		q->enabled = false;
+		d->started = !d->type->start(d->opaque);
+		if (!d->started)
+			d->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+	}
+	pthread_mutex_unlock(&d->lock);
+}
+
 void virtio_reset_queue(struct virtio_device *d, unsigned index)
 {
 	struct virtio_queue *q = &d->queue[index];

@@ -99,6 +99,8 @@ uint32_t virtio_get_features(struct virtio_device *d, unsigned select); /* offer
 uint32_t virtio_get_accepted(struct virtio_device *d, unsigned select);
 void virtio_accept_features(struct virtio_device *d, unsigned select, uint32_t bits);
 void virtio_enable_queue(struct virtio_device *d, unsigned index);
+/* MMIO's QueueReady = 0: the queue is out of use, the others of a running device go on where they were. */
+void virtio_disable_queue(struct virtio_device *d, unsigned index);
 void virtio_reset_queue(struct virtio_device *d, unsigned index);
 void virtio_read_config(struct virtio_device *d, uint32_t offset, void *data, unsigned size);
 void virtio_write_config(struct virtio_device *d, uint32_t offset, const void *data, unsigned size);

@@ -271,12 +271,14 @@ static void bar_moved(void *opaque, unsigned bar, uint64_t address)
 	if (bar != STRUCTURES_BAR || !t->doorbells.set)
 		return;
 	for (unsigned k = 0; k < t->device->n_queues; k++) {
-		int fd = t->device->queue[k].kick_fd;
+		struct virtio_doorbell bell = { .size = 2, .fd = t->device->queue[k].kick_fd };
 
+		bell.gpa = t->doorbells_at + NOTIFY_SPACING * k;
 		if (t->doorbells_at)
-			t->doorbells.set(t->doorbells.opaque, t->doorbells_at + NOTIFY_SPACING * k, 2, fd, false);
+			t->doorbells.set(t->doorbells.opaque, &bell, false);
+		bell.gpa = address + NOTIFY + NOTIFY_SPACING * k;
 		if (address) /* a failure only means that kicks come through write_bar() */
-			t->doorbells.set(t->doorbells.opaque, address + NOTIFY + NOTIFY_SPACING * k, 2, fd, true);
+			t->doorbells.set(t->doorbells.opaque, &bell, true);
 	}
 	t->doorbells_at = address ? address + NOTIFY : 0;
 }

@@ -5,19 +5,11 @@
 
 #include "bus/pci.h"
 #include "virtio/device.h"
-
-/*
- * Doorbells that the CPU engine serves without an exit: writes of `size` bytes at gpa signal fd. May be absent
- * (set == NULL): writes then reach the BAR's handler.
- */
-struct virtio_doorbells {
-	int (*set)(void *opaque, gpa_t gpa, unsigned size, int fd, bool on); /* 0/-errno; vCPU threads */
-	void *opaque;
-};
+#include "virtio/doorbell.h"
 
 struct virtio_pci;
 
-/* Put the device on the bus, before the machine runs. 0/-errno. Free it before the bus and after the vCPUs have stopped. */
+/* Put the device on the bus, before the machine runs; doorbells may be NULL. 0/-errno. Free it before the bus and after the vCPUs have stopped. */
 int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const struct virtio_doorbells *doorbells,
 		   struct virtio_pci **transport);
 void virtio_pci_free(struct virtio_pci *transport);
