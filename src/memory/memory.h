@@ -38,6 +38,7 @@ struct mem_table {	       /* immutable once published */
 
 struct memory {
 	_Atomic(struct mem_table *) table;
+	atomic_uint generation; /* counts changes of the table: who keeps a copy of a slot compares it */
 	void *retired;	       /* tables and slots awaiting memory_quiesce */
 };
 

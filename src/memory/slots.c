@@ -37,6 +37,7 @@ static struct mem_table *current(struct memory *mem)
 void memory_init(struct memory *mem)
 {
 	atomic_init(&mem->table, NULL);
+	atomic_init(&mem->generation, 0);
 	mem->retired = NULL;
 }
 
@@ -165,6 +166,8 @@ static int replace(struct memory *mem, struct mem_slot *old, struct mem_slot *ad
 	mem->retired = r;
 	/* Release: pairs with the acquire in lookup.c; the new table's contents are visible before the pointer. */
 	atomic_store_explicit(&mem->table, table, memory_order_release);
+	/* Release, after the table: who acquires this number finds that table or a newer one. */
+	atomic_fetch_add_explicit(&mem->generation, 1, memory_order_release);
 	return 0;
 }
 

@@ -67,6 +67,15 @@ struct virtq_counters {
 	uint64_t chains, kicks_wanted, calls_wanted, errors;
 };
 
+/* A copy of the memory slot that a buffer was last found in, good while the memory's generation is the same. */
+struct virtq_region {
+	unsigned generation;
+	bool writable;
+	gpa_t gpa;
+	uint64_t size; /* 0: none */
+	uint8_t *hva;
+};
+
 /* The device half. Fields are private to virtio/virtq_*.c but `error`, `size` and `counters`, which anybody may read. */
 struct virtq {
 	struct memory *mem;
@@ -90,6 +99,7 @@ struct virtq {
 	bool avail_wrap, used_wrap; /* packed: wrap counters */
 	uint32_t popped;      /* ring entries popped and not yet pushed */
 	uint32_t unsignalled; /* entries used since the last call decision; more than 65535 counts as 65535 */
+	struct virtq_region region;
 	enum virtq_error error;
 	struct virtq_counters counters;
 };
@@ -109,6 +119,20 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain);
 void virtq_unpop(struct virtq *q, const struct virtq_chain *chain);
 /* Return a chain used, with `written` bytes put in its writable part. With IN_ORDER, in the order of the pops. */
 void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written);
+
+/*
+ * As virtq_pop(), up to n at once: chains[] is filled, with iov (of n_iov entries) shared out among them. No chain may have
+ * more than `longest` segments, and the burst ends before one that might not find as many left. Returns how many were popped;
+ * -EPROTO if none was because the queue is quarantined. Buffers' first lines are being fetched when this returns.
+ */
+int virtq_pop_burst(struct virtq *q, struct virtq_chain *chains, unsigned n, struct iovec *iov, unsigned n_iov,
+		    unsigned longest);
+/* Take back the last n pops, in the order in which they were popped. Only before anything else is popped. */
+void virtq_unpop_burst(struct virtq *q, const struct virtq_chain *chains, unsigned n);
+/*
+ * As virtq_push() of each, but the driver sees them all at once. written: bytes for each, NULL: nothing was written to any.
+ */
+void virtq_push_burst(struct virtq *q, const struct virtq_chain *chains, const uint32_t *written, unsigned n);
 /* Does the driver want a call for what was pushed since the last time this was asked? */
 bool virtq_should_call(struct virtq *q);
 /* Ask for kicks; true: chains became available meanwhile, look again. */
@@ -153,10 +177,15 @@ struct virtq_driver {
 	struct virtq_token *state; /* by descriptor (split) or buffer id (packed) */
 	uint16_t *order;	   /* IN_ORDER: outstanding ids, oldest at order_head */
 	uint32_t order_head, outstanding;
-	uint16_t free_head, free_count;
+	uint16_t free_head, free_tail; /* ids not in use: what was freed first is used first */
+	uint32_t free_ids;
+	uint16_t free_count;	       /* ring entries not in use */
 	uint16_t avail_next, used_next;
 	bool avail_wrap, used_wrap;
 	uint32_t unkicked;
+	uint32_t outstanding_writable; /* of the outstanding chains, those with device-writable bytes */
+	/* IN_ORDER, split: the oldest chains of which used.idx alone says that they came back, for they have nothing writable */
+	uint32_t counted;
 	/* IN_ORDER: the device used everything up to this id in one entry */
 	bool batch;
 	uint16_t batch_id;
@@ -181,10 +210,18 @@ int virtq_driver_use_indirect(struct virtq_driver *d, struct memory *mem, gpa_t 
  * segment, or a chain longer than the queue). token comes back from virtq_driver_take() and is not NULL. */
 int virtq_driver_add(struct virtq_driver *d, const struct virtq_segment *segments, unsigned readable, unsigned writable,
 		     void *token);
+/*
+ * Make up to n chains of one segment each available at once, device-writable or device-readable. Returns how many found
+ * room: fewer than n when the queue is full (or d->error).
+ */
+unsigned virtq_driver_add_burst(struct virtq_driver *d, const struct virtq_segment *segments, void *const *tokens, unsigned n,
+				bool writable);
 /* Does the device want a kick for what was added since this was asked last? */
 bool virtq_driver_should_kick(struct virtq_driver *d);
 /* The next used chain's token and, in *written, its used length; NULL if none (or d->error). */
 void *virtq_driver_take(struct virtq_driver *d, uint32_t *written);
+/* As virtq_driver_take(), up to n at once. Returns how many; 0 may mean d->error. */
+unsigned virtq_driver_take_burst(struct virtq_driver *d, void **tokens, uint32_t *written, unsigned n);
 bool virtq_driver_enable_calls(struct virtq_driver *d); /* true: used entries are there already */
 void virtq_driver_disable_calls(struct virtq_driver *d);
 

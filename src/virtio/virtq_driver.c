@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { AVAIL_BIT = 1 << VRING_PACKED_DESC_F_AVAIL, USED_BIT = 1 << VRING_PACKED_DESC_F_USED };
-
 static bool is_packed(const struct virtq_driver *d)
 {
 	return d->options & VIRTQ_PACKED;
@@ -45,6 +43,8 @@ int virtq_driver_start(struct virtq_driver *d, struct memory *mem, const struct 
 	memset(d->used, 0, bytes.device);
 	for (uint32_t i = 0; i < size; i++)
 		d->state[i].next = (uint16_t)(i + 1);
+	d->free_tail = (uint16_t)(size - 1);
+	d->free_ids = size;
 	d->free_count = (uint16_t)size;
 	d->avail_wrap = d->used_wrap = true;
 	return 0;
@@ -95,23 +95,6 @@ static void fill_indirect(struct virtq_driver *d, uint16_t id, const struct virt
 	*segment = (struct virtq_segment){ d->indirect_gpa + 16ull * first, 16 * count };
 }
 
-static uint16_t take_free(struct virtq_driver *d)
-{
-	uint16_t id = d->free_head;
-
-	d->free_head = d->state[id].next;
-	d->free_count--;
-	return id;
-}
-
-static void put_free(struct virtq_driver *d, uint16_t id)
-{
-	d->state[id].token = NULL;
-	d->state[id].next = d->free_head;
-	d->free_head = id;
-	d->free_count++;
-}
-
 static uint16_t segment_flags(unsigned k, unsigned readable, unsigned count, bool indirect)
 {
 	if (indirect)
@@ -125,7 +108,7 @@ static uint16_t split_add(struct virtq_driver *d, const struct virtq_segment *se
 	uint16_t head = d->free_head, id = head;
 
 	for (unsigned k = 0; k < count; k++) {
-		id = take_free(d);
+		id = virtq_take_id(d);
 		store_relaxed(&d->desc[id].addr, segments[k].gpa);
 		store_relaxed(&d->desc[id].len, segments[k].len);
 		store_relaxed(&d->desc[id].flags, segment_flags(k, readable, count, indirect));
@@ -140,7 +123,7 @@ static uint16_t split_add(struct virtq_driver *d, const struct virtq_segment *se
 static uint16_t packed_add(struct virtq_driver *d, const struct virtq_segment *segments, unsigned readable, unsigned count,
 			   bool indirect)
 {
-	uint16_t first = d->avail_next, first_flags = 0, id = take_free(d);
+	uint16_t first = d->avail_next, first_flags = 0, id = virtq_take_id(d);
 
 	for (unsigned k = 0; k < count; k++) {
 		struct vring_packed_desc *desc = &d->ring[d->avail_next];
@@ -181,6 +164,7 @@ int virtq_driver_add(struct virtq_driver *d, const struct virtq_segment *segment
 		count = 1;
 	}
 	id = is_packed(d) ? packed_add(d, segments, readable, count, indirect) : split_add(d, segments, readable, count, indirect);
+	d->outstanding_writable += bytes != 0;
 	d->state[id].token = token;
 	d->state[id].writable_bytes = bytes;
 	d->state[id].entries = (uint16_t)count;
@@ -227,7 +211,7 @@ bool virtq_driver_should_kick(struct virtq_driver *d)
 
 /* --- taking used chains --- */
 
-static void *driver_fail(struct virtq_driver *d, enum virtq_error error)
+void *virtq_driver_fail(struct virtq_driver *d, enum virtq_error error)
 {
 	d->error = error;
 	d->counters.errors++;
@@ -245,10 +229,10 @@ static bool split_next_used(struct virtq_driver *d, uint16_t *id, uint32_t *len)
 	if (!ready)
 		return false;
 	if (ready > d->outstanding)
-		return driver_fail(d, VIRTQ_USED_INDEX);
+		return virtq_driver_fail(d, VIRTQ_USED_INDEX);
 	wide = load_relaxed(&elem->id);
 	if (wide >= d->size)
-		return driver_fail(d, VIRTQ_USED_ID);
+		return virtq_driver_fail(d, VIRTQ_USED_ID);
 	*id = (uint16_t)wide;
 	*len = load_relaxed(&elem->len);
 	d->used_next++;
@@ -265,7 +249,7 @@ static bool packed_next_used(struct virtq_driver *d, uint16_t *id, uint32_t *len
 	*id = load_relaxed(&desc->id);
 	*len = load_relaxed(&desc->len);
 	if (*id >= d->size || !d->state[*id].token)
-		return driver_fail(d, VIRTQ_USED_ID);
+		return virtq_driver_fail(d, VIRTQ_USED_ID);
 	return true;
 }
 
@@ -275,17 +259,18 @@ static void *retire(struct virtq_driver *d, uint16_t id)
 	struct virtq_token *state = &d->state[id];
 	void *token = state->token;
 
+	d->outstanding_writable -= state->writable_bytes != 0;
 	if (is_packed(d)) {
 		virtq_advance(&d->used_next, &d->used_wrap, d->size, state->entries);
 		d->free_count += state->entries - 1;
-		put_free(d, id);
+		virtq_put_id(d, id);
 	} else {
 		uint16_t at = id;
 
 		for (unsigned left = state->entries; left; left--) {
 			uint16_t next = d->state[at].next; /* private: the free list's order when it was added */
 
-			put_free(d, at);
+			virtq_put_id(d, at);
 			at = next;
 		}
 	}
@@ -294,16 +279,42 @@ static void *retire(struct virtq_driver *d, uint16_t id)
 	return token;
 }
 
+/*
+ * A device that uses a batch in order may write one entry, at the batch's start, so a driver must know where batches
+ * begin; unless nothing outstanding has a length to learn.
+ */
+bool virtq_driver_counted(struct virtq_driver *d)
+{
+	uint16_t ready;
+
+	if (!d->counted && !d->batch && !d->outstanding_writable) {
+		ready = (uint16_t)(load_acquire(&d->used->idx) - d->used_next); /* what the device did before it stored idx */
+		if (ready > d->outstanding)
+			virtq_driver_fail(d, VIRTQ_USED_INDEX);
+		else
+			d->counted = ready;
+	}
+	if (!d->counted)
+		return false;
+	d->counted--;
+	d->used_next++;
+	return true;
+}
+
 /* IN_ORDER (2.7.15, 2.8.19): one used entry may stand for all chains up to its own. */
 static void *take_in_order(struct virtq_driver *d, uint32_t *written)
 {
 	uint16_t id;
 
-	if (!d->batch) {
+	if (!is_packed(d) && virtq_driver_counted(d)) {
+		*written = 0;
+		return retire(d, d->order[d->order_head]);
+	}
+	if (!d->batch && !d->error) {
 		if (!(is_packed(d) ? packed_next_used : split_next_used)(d, &d->batch_id, &d->batch_len))
 			return NULL;
 		if (!d->state[d->batch_id].token)
-			return driver_fail(d, VIRTQ_USED_ID);
+			return virtq_driver_fail(d, VIRTQ_USED_ID);
 		d->batch = true;
 	}
 	id = d->order[d->order_head];
@@ -315,11 +326,11 @@ static void *take_in_order(struct virtq_driver *d, uint32_t *written)
 		uint16_t ahead = (uint16_t)(load_relaxed(&d->used->idx) - d->used_next);
 
 		if (!ahead)
-			return driver_fail(d, VIRTQ_USED_INDEX);
+			return virtq_driver_fail(d, VIRTQ_USED_INDEX);
 		d->used_next++; /* the device's idx counts every chain, its ring only the last of the batch */
 	}
 	if (*written > d->state[id].writable_bytes)
-		return driver_fail(d, VIRTQ_USED_LENGTH);
+		return virtq_driver_fail(d, VIRTQ_USED_LENGTH);
 	return retire(d, id);
 }
 
@@ -334,9 +345,9 @@ void *virtq_driver_take(struct virtq_driver *d, uint32_t *written)
 	if (!(is_packed(d) ? packed_next_used : split_next_used)(d, &id, written))
 		return NULL;
 	if (!d->state[id].token)
-		return driver_fail(d, VIRTQ_USED_ID);
+		return virtq_driver_fail(d, VIRTQ_USED_ID);
 	if (*written > d->state[id].writable_bytes)
-		return driver_fail(d, VIRTQ_USED_LENGTH);
+		return virtq_driver_fail(d, VIRTQ_USED_LENGTH);
 	return retire(d, id);
 }
 

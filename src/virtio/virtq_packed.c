@@ -8,13 +8,6 @@
 
 #include <errno.h>
 
-enum { AVAIL_BIT = 1 << VRING_PACKED_DESC_F_AVAIL, USED_BIT = 1 << VRING_PACKED_DESC_F_USED };
-
-static bool is_available(uint16_t flags, bool wrap)
-{
-	return !!(flags & AVAIL_BIT) == wrap && !!(flags & USED_BIT) != wrap;
-}
-
 int virtq_packed_pop(struct virtq *q, struct virtq_chain *chain)
 {
 	uint16_t at = q->avail_next, entries = 0;
@@ -23,7 +16,7 @@ int virtq_packed_pop(struct virtq *q, struct virtq_chain *chain)
 
 	/* acquire: the rest of the list, which the driver wrote before the first descriptor's flags (2.8.21) */
 	d.flags = load_acquire(&q->ring[at].flags);
-	if (q->popped >= q->size || !is_available(d.flags, wrap))
+	if (q->popped >= q->size || !virtq_is_available(d.flags, wrap))
 		return 0;
 	virtq_chain_reset(chain);
 	for (;;) {
@@ -88,5 +81,5 @@ bool virtq_packed_enable_kicks(struct virtq *q)
 		store_relaxed(&q->device_event->flags, (uint16_t)VRING_PACKED_EVENT_FLAG_ENABLE);
 	}
 	full_fence(); /* our wish before we look again: pairs with the driver's fence between flags and reading the wish */
-	return is_available(load_relaxed(&q->ring[q->avail_next].flags), q->avail_wrap);
+	return virtq_is_available(load_relaxed(&q->ring[q->avail_next].flags), q->avail_wrap);
 }

@@ -18,7 +18,7 @@ static uint16_t *avail_event(struct virtq *q)
 }
 
 /* Has the driver made chains available that we have not popped? Quarantines the queue on a nonsensical index. */
-static bool look_for_avail(struct virtq *q)
+bool virtq_split_look(struct virtq *q)
 {
 	/* acquire: the driver's descriptors and ring entries, written before it stored idx */
 	q->avail_seen = load_acquire(&q->avail->idx);
@@ -27,7 +27,7 @@ static bool look_for_avail(struct virtq *q)
 	return q->avail_seen != q->avail_next;
 }
 
-static bool walk(struct virtq *q, struct virtq_chain *chain, uint16_t head)
+bool virtq_split_walk(struct virtq *q, struct virtq_chain *chain, uint16_t head)
 {
 	uint32_t at = head;
 
@@ -53,7 +53,7 @@ static bool walk(struct virtq *q, struct virtq_chain *chain, uint16_t head)
 
 int virtq_split_pop(struct virtq *q, struct virtq_chain *chain)
 {
-	if (q->avail_next == q->avail_seen && !look_for_avail(q))
+	if (q->avail_next == q->avail_seen && !virtq_split_look(q))
 		return q->error ? -EPROTO : 0;
 	virtq_chain_reset(chain);
 	chain->entries = 1;
@@ -62,7 +62,7 @@ int virtq_split_pop(struct virtq *q, struct virtq_chain *chain)
 		virtq_fail(q, VIRTQ_AVAIL_INDEX);
 		return -EPROTO;
 	}
-	if (!walk(q, chain, chain->id))
+	if (!virtq_split_walk(q, chain, chain->id))
 		return -EPROTO;
 	q->avail_next++;
 	return 1;
@@ -96,5 +96,5 @@ bool virtq_split_enable_kicks(struct virtq *q)
 	else
 		store_relaxed(&q->used->flags, (uint16_t)0);
 	full_fence(); /* our wish before we look again: pairs with the driver's fence between idx and reading the wish */
-	return q->avail_seen != q->avail_next || look_for_avail(q) || q->error;
+	return q->avail_seen != q->avail_next || virtq_split_look(q) || q->error;
 }

@@ -45,7 +45,7 @@ static void step(struct input *in, struct virtq *q, struct virtq_driver *d)
 	unsigned at, count;
 	uint32_t written;
 
-	switch (byte(in) % 6) {
+	switch (byte(in) % 8) {
 	case 0: /* the other side writes */
 		at = byte(in) << 8 | byte(in);
 		for (count = 1 + byte(in) % 16; count--; at++)
@@ -72,6 +72,26 @@ static void step(struct input *in, struct virtq *q, struct virtq_driver *d)
 		virtq_driver_take(d, &written);
 		virtq_driver_enable_calls(d);
 		break;
+	case 5: {
+		struct virtq_chain chains[4];
+		int got = virtq_pop_burst(q, chains, 1 + byte(in) % 4, iov, SEGMENTS, 1 + byte(in) % SEGMENTS);
+
+		for (int k = 0; k < got; k++)
+			check(&chains[k]);
+		if (got > 0 && byte(in) % 4)
+			virtq_push_burst(q, chains, NULL, (unsigned)got);
+		else if (got > 0)
+			virtq_unpop_burst(q, chains, (unsigned)got);
+		break;
+	}
+	case 6: {
+		void *tokens[4] = {ram, ram, ram, ram};
+		uint32_t lengths[4];
+
+		virtq_driver_add_burst(d, segment, tokens, 1 + byte(in) % 3, byte(in) % 2);
+		virtq_driver_take_burst(d, tokens, lengths, 1 + byte(in) % 4);
+		break;
+	}
 	default:
 		virtq_disable_kicks(q);
 		virtq_driver_disable_calls(d);

@@ -76,25 +76,91 @@ static void drive(struct exchange *x, unsigned total)
 		r->writable = count - r->readable;
 		for (unsigned k = 0; k < count; k++)
 			seg[k] = (struct virtq_segment){SLOT_BORDER - 50 + any(100), 1 + any(64)};
-		if (virtq_driver_add(&x->driver, seg, r->readable, r->writable, r) == -ENOSPC)
+		if (count == 1 && any(2)) {
+			if (!virtq_driver_add_burst(&x->driver, seg, (void *[]){r}, 1, r->writable))
+				break;
+		} else if (virtq_driver_add(&x->driver, seg, r->readable, r->writable, r) == -ENOSPC) {
 			break;
+		}
 		r->outstanding = true;
 		x->submitted++;
 	}
 	if (virtq_driver_should_kick(&x->driver))
 		x->kicked = true;
-	while ((r = virtq_driver_take(&x->driver, &written))) {
-		assert_true(r->outstanding);
-		assert_int_equal(written, r->written);
-		r->outstanding = false;
-		x->completed++;
+	for (;;) {
+		void *token[5];
+		uint32_t lengths[5];
+		unsigned got;
+
+		if (any(2)) {
+			got = virtq_driver_take_burst(&x->driver, token, lengths, 1 + any(5));
+		} else {
+			token[0] = virtq_driver_take(&x->driver, &written);
+			lengths[0] = written;
+			got = token[0] != NULL;
+		}
+		for (unsigned k = 0; k < got; k++) {
+			r = token[k];
+			assert_true(r->outstanding);
+			assert_int_equal(lengths[k], r->written);
+			r->outstanding = false;
+			x->completed++;
+		}
+		if (!got)
+			break;
 	}
 	assert_int_equal(x->driver.error, VIRTQ_OK);
 	x->driver_sleeps = !virtq_driver_enable_calls(&x->driver);
 }
 
+/* Pop up to 4 at once, and now and then take some of them back. */
+static void pop_burst(struct exchange *x)
+{
+	struct virtq_chain *c = &x->held[x->n_held];
+	int got;
+
+	if (x->n_held > 60)
+		return;
+	got = virtq_pop_burst(&x->device, c, 1 + any(4), x->iov[0], 6 + any(10), 6);
+	assert_in_range(got, 0, 4);
+	for (int k = 0; k < got; k++)
+		assert_true(c[k].readable + c[k].writable >= 1);
+	if (got && !any(4)) {
+		unsigned back = any((unsigned)got + 1);
+
+		got -= (int)back;
+		virtq_unpop_burst(&x->device, c + got, back);
+	}
+	x->n_held += (unsigned)got;
+}
+
+/* Return the oldest few at once; if nothing is written to any, they need no lengths. */
+static void push_burst(struct exchange *x)
+{
+	unsigned n = 1 + any(x->n_held);
+	uint32_t written[64];
+	bool all_zero = !any(3);
+
+	for (unsigned k = 0; k < n; k++) {
+		struct request *r = x->driver.state[x->held[k].id].token;
+		uint64_t room = x->held[k].writable_bytes;
+
+		/* one entry for a batch in order: the driver takes what is before its end for filled */
+		all_zero = all_zero && !room;
+		written[k] = room ? any((unsigned)room + 1) : 0;
+		r->written = written[k];
+	}
+	virtq_push_burst(&x->device, x->held, all_zero ? NULL : written, n);
+	x->n_held -= n;
+	memmove(x->held, x->held + n, x->n_held * sizeof(x->held[0]));
+}
+
 static void serve(struct exchange *x, bool in_order)
 {
+	if (any(2))
+		pop_burst(x);
+	if (x->n_held && !any(4))
+		push_burst(x);
 	for (unsigned k = any(4); k-- && x->n_held < 64;) {
 		struct virtq_chain *c = &x->held[x->n_held];
 
