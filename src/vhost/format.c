@@ -24,18 +24,18 @@ static void add(struct line *line, const char *format, ...)
 		line->used += (size_t)n < line->size - line->used ? (size_t)n : line->size - line->used - 1;
 }
 
-static void add_region(struct line *line, const struct vhost_user_region *r)
+static void add_region(struct line *line, struct vhost_user_region r)
 {
-	add(line, " guest 0x%" PRIx64 " size 0x%" PRIx64 " user 0x%" PRIx64 " offset 0x%" PRIx64, r->guest_address, r->size,
-	    r->user_address, r->mmap_offset);
+	add(line, " guest 0x%" PRIx64 " size 0x%" PRIx64 " user 0x%" PRIx64 " offset 0x%" PRIx64, r.guest_address, r.size,
+	    r.user_address, r.mmap_offset);
 }
 
-static void add_memory(struct line *line, const struct vhost_user_memory *memory)
+static void add_memory(struct line *line, const struct vhost_user_message *m)
 {
-	add(line, " %u regions", memory->n_regions);
-	for (unsigned k = 0; k < memory->n_regions && k < VHOST_USER_MAX_REGIONS; k++) {
+	add(line, " %u regions", m->memory.n_regions);
+	for (unsigned k = 0; k < m->memory.n_regions && k < VHOST_USER_MAX_REGIONS; k++) {
 		add(line, k ? ";" : ":");
-		add_region(line, &memory->region[k]);
+		add_region(line, m->memory.region[k]);
 	}
 }
 
@@ -65,10 +65,10 @@ static void add_payload(struct line *line, enum vhost_user_payload_kind kind, co
 		    (uint64_t)m->addr.used_user_addr, m->addr.flags, (uint64_t)m->addr.log_guest_addr);
 		break;
 	case VHOST_USER_MEMORY:
-		add_memory(line, &m->memory);
+		add_memory(line, m);
 		break;
 	case VHOST_USER_REGION:
-		add_region(line, &m->single.region);
+		add_region(line, m->single.region);
 		break;
 	case VHOST_USER_LOG:
 		add(line, " size 0x%" PRIx64 " offset 0x%" PRIx64, m->log.size, m->log.offset);

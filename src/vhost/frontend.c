@@ -230,12 +230,16 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 static int send_addresses(struct frontend *f, unsigned index)
 {
 	struct vhost_user_message m;
+	struct vhost_vring_addr addr;
 	bool iova = f->features >> VIRTIO_F_ACCESS_PLATFORM & 1;
 	int err;
 
 	vhost_user_request_init(&m, VHOST_USER_FRONT_END, VHOST_USER_SET_VRING_ADDR);
-	err = vhost_ring_addresses(f->region, f->n_regions, index, &f->ring[index].config, iova, f->is_logging, &m.addr);
-	return err ? refuse(f, err, "a ring lies outside the memory") : frontend_request(f, &m, NULL);
+	err = vhost_ring_addresses(f->region, f->n_regions, index, &f->ring[index].config, iova, f->is_logging, &addr);
+	if (err)
+		return refuse(f, err, "a ring lies outside the memory");
+	m.addr = addr;
+	return frontend_request(f, &m, NULL);
 }
 
 static int send_file(struct frontend *f, uint32_t request, unsigned index, int fd)

@@ -38,6 +38,7 @@ struct vhost_link_config {
 	bool server;
 	/* ... or an open kernel vhost (or socket pair), which the link takes over and which does not come back. */
 	struct vhost *device;
+	unsigned device_id;	/* virtio 1.3, chapter 5: for names in messages */
 	uint64_t features;	/* feature bits that the owner understands; no other is ever set */
 	uint64_t required;	/* of them: a back end without these is refused */
 	unsigned n_rings;	/* that the owner will start at most */
@@ -70,8 +71,8 @@ void vhost_link_info(struct vhost_link *link, struct vhost_link_info *info);
 
 /*
  * Serve these rings from here on. features: what the driver accepted. region and ring are copied; the descriptors in
- * them stay open until vhost_link_stop(). rings[k].base is where ring k begins; ring k with config.size 0 is left out.
- * enabled: a bit per ring is not needed, all begin enabled unless vhost_link_enable() said otherwise since the last stop.
+ * them stay open until vhost_link_stop(). ring[k].base is where ring k begins; a ring with config.size 0 is left out. All
+ * rings are enabled, but those that vhost_link_enable() has disabled since the last stop.
  * 0, connected or not; -EINVAL: features that nobody offered, a ring outside the memory; -EBUSY: started already.
  */
 int vhost_link_start(struct vhost_link *link, uint64_t features, const struct vhost_region *region, unsigned n_regions,
