@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Output path: console_write() appends to a buffer and, if it was empty, sets a timer a millisecond ahead; the loop
- * then writes the whole burst with one system call. A guest that prints a line byte by byte costs one write.
+ * then writes the whole burst with one system call. A guest that prints a line byte by byte costs one write. The loop does
+ * not wait for a slow reader: what it does not take stays in the buffer, and the loop tries again a little later.
  *
  * Input path: the loop reads no more than the peer has room for. Without room the source's events are turned off until
  * console_resume_input(). Regular files and /dev/null cannot be watched by epoll; they are read from a timer instead.
@@ -13,12 +14,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <termios.h>
@@ -26,12 +31,14 @@
 
 #include "base/log.h"
 
-enum { OUT_SIZE = 32768, BURST_NS = 1000000, CTRL_A = 1, INPUT_STEP = 256 };
+enum { OUT_SIZE = 32768, BURST_NS = 1000000, AGAIN_NS = 5000000, CTRL_A = 1, INPUT_STEP = 4096, LAST_WAIT_MS = 1000 };
+
+static int winch_fd = -1; /* eventfd that SIGWINCH's handler writes; of the one console on standard input */
 
 struct console {
 	struct loop *loop;
 	struct console_peer peer;
-	struct loop_source *flush_timer, *listener;
+	struct loop_source *flush_timer, *listener, *winch;
 	pthread_mutex_t in_lock;      /* protects the two below; changed by the loop's thread only; leaf lock */
 	struct loop_source *in;
 	struct loop_source *in_timer; /* instead of `in` for what epoll refuses */
@@ -42,10 +49,12 @@ struct console {
 	bool after_escape; /* loop's thread */
 	bool is_raw;
 	struct termios saved;
+	struct sigaction old_winch;
 	char *socket_path;
-	pthread_mutex_t lock; /* protects out, out_count and out_fd; held while writing */
+	pthread_mutex_t lock; /* protects the rest, and out_fd; held while writing */
 	uint8_t out[OUT_SIZE];
 	size_t out_count;
+	bool refused; /* console_try_write() took less than it was given */
 };
 
 static void close_fd(int *fd)
@@ -53,6 +62,31 @@ static void close_fd(int *fd)
 	if (*fd >= 0)
 		close(*fd);
 	*fd = -1;
+}
+
+static bool can_write(struct console *c, int timeout_ms)
+{
+	struct pollfd p = {.fd = c->out_fd, .events = POLLOUT};
+
+	return poll(&p, 1, timeout_ms) != 0;
+}
+
+/* A pseudo-terminal that nobody reads must not hold the guest up; a client of a socket is expected to read. */
+static bool is_patient(const struct console *c)
+{
+	return !c->may_lose || (c->peer.writable && c->listener);
+}
+
+/* May a writer that was told EAGAIN wait? -1: for ever. */
+static int patience_ms(const struct console *c)
+{
+	return !c->may_lose ? -1 : is_patient(c) ? LAST_WAIT_MS : 0;
+}
+
+static void keep_from(struct console *c, size_t done)
+{
+	memmove(c->out, c->out + done, c->out_count - done);
+	c->out_count -= done;
 }
 
 /* Write everything; what cannot be written for good is dropped. Called with the lock held. */
@@ -63,16 +97,31 @@ static void write_out(struct console *c)
 	while (c->out_fd >= 0 && done < c->out_count) {
 		ssize_t n = write(c->out_fd, c->out + done, c->out_count - done);
 
-		if (n > 0) {
+		if (n > 0)
 			done += n;
-		} else if (n < 0 && errno == EAGAIN && !c->may_lose) {
-			struct pollfd p = {.fd = c->out_fd, .events = POLLOUT};
-			poll(&p, 1, -1);
-		} else if (n < 0 && errno != EINTR) {
+		else if (n < 0 && errno == EAGAIN ? !can_write(c, patience_ms(c)) : n == 0 || errno != EINTR)
 			break;
-		}
 	}
 	c->out_count = 0;
+}
+
+/* Write what is taken without waiting, the rest stays. A pipe that polls writable takes PIPE_BUF bytes. With the lock held. */
+static void write_some(struct console *c)
+{
+	size_t done = 0;
+
+	while (c->out_fd >= 0 && done < c->out_count && can_write(c, 0)) {
+		size_t part = c->out_count - done < PIPE_BUF ? c->out_count - done : PIPE_BUF;
+		ssize_t n = write(c->out_fd, c->out + done, part);
+
+		if (n > 0)
+			done += n;
+		else if (n < 0 && errno == EAGAIN)
+			break;
+		else if (n == 0 || errno != EINTR)
+			done = c->out_count; /* nobody will ever read it */
+	}
+	keep_from(c, c->out_fd < 0 || !is_patient(c) ? c->out_count : done);
 }
 
 void console_flush(struct console *c)
@@ -84,7 +133,50 @@ void console_flush(struct console *c)
 
 static void burst_over(void *opaque, uint32_t events)
 {
-	console_flush(opaque);
+	struct console *c = opaque;
+	bool tell;
+
+	pthread_mutex_lock(&c->lock);
+	write_some(c);
+	if (c->out_count)
+		loop_set_timer(c->flush_timer, now_ns() + AGAIN_NS, 0);
+	tell = c->refused && c->out_count <= OUT_SIZE / 2;
+	if (tell)
+		c->refused = false;
+	pthread_mutex_unlock(&c->lock);
+	if (tell)
+		c->peer.writable(c->peer.opaque);
+}
+
+size_t console_try_write(struct console *c, const void *bytes, size_t count)
+{
+	size_t taken = count;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->out_fd >= 0) {
+		bool first = !c->out_count && count;
+
+		taken = count < OUT_SIZE - c->out_count ? count : OUT_SIZE - c->out_count;
+		memcpy(c->out + c->out_count, bytes, taken);
+		c->out_count += taken;
+		if (c->out_count == OUT_SIZE)
+			write_some(c);
+		c->refused |= taken < count;
+		if (first || c->refused)
+			loop_set_timer(c->flush_timer, now_ns() + BURST_NS, 0);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return taken;
+}
+
+bool console_is_open(struct console *c)
+{
+	bool open;
+
+	pthread_mutex_lock(&c->lock);
+	open = c->listen_fd < 0 || c->out_fd >= 0;
+	pthread_mutex_unlock(&c->lock);
+	return open;
 }
 
 void console_write(struct console *c, const void *bytes, size_t count)
@@ -158,8 +250,11 @@ static void end_input(struct console *c)
 		pthread_mutex_lock(&c->lock);
 		close_fd(&c->in_fd);
 		c->out_fd = -1;
+		c->out_count = 0;
 		pthread_mutex_unlock(&c->lock);
 		loop_set_events(c->listener, EPOLLIN);
+		if (c->peer.opened)
+			c->peer.opened(c->peer.opaque, false);
 	}
 }
 
@@ -202,9 +297,48 @@ void console_resume_input(struct console *c)
 	pthread_mutex_unlock(&c->in_lock);
 }
 
+static void tell_size(struct console *c)
+{
+	struct winsize size;
+
+	if (c->peer.resized && c->has_escape && !ioctl(c->out_fd, TIOCGWINSZ, &size) && size.ws_col && size.ws_row)
+		c->peer.resized(c->peer.opaque, size.ws_col, size.ws_row);
+}
+
+static void size_changed(void *opaque, uint32_t events)
+{
+	eventfd_t count;
+
+	eventfd_read(winch_fd, &count);
+	tell_size(opaque);
+}
+
+static void on_winch(int number)
+{
+	int saved = errno;
+
+	eventfd_write(winch_fd, 1);
+	errno = saved;
+}
+
+static int watch_size(struct console *c)
+{
+	struct sigaction action = {.sa_handler = on_winch, .sa_flags = SA_RESTART};
+	int err;
+
+	winch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (winch_fd < 0)
+		return -errno;
+	err = loop_add(c->loop, winch_fd, EPOLLIN, size_changed, c, &c->winch);
+	if (!err)
+		sigaction(SIGWINCH, &action, &c->old_winch);
+	return err;
+}
+
 void console_set_peer(struct console *c, const struct console_peer *peer)
 {
 	c->peer = *peer;
+	tell_size(c);
 	console_resume_input(c);
 }
 
@@ -236,11 +370,15 @@ static void make_raw(struct console *c)
 
 static int open_stdio(struct console *c, const char *path)
 {
+	int err = 0;
+
 	c->in_fd = STDIN_FILENO;
 	c->out_fd = STDOUT_FILENO;
 	c->has_escape = true;
 	make_raw(c);
-	return watch_input(c);
+	if (c->is_raw)
+		err = watch_size(c);
+	return err ? err : watch_input(c);
 }
 
 static int open_pty(struct console *c, const char *path)
@@ -272,6 +410,8 @@ static void client_arrived(void *opaque, uint32_t events)
 	c->in_fd = c->out_fd = fd;
 	pthread_mutex_unlock(&c->lock);
 	loop_set_events(c->listener, 0);
+	if (c->peer.opened)
+		c->peer.opened(c->peer.opaque, true);
 	if (watch_input(c))
 		end_input(c);
 }
@@ -329,7 +469,7 @@ int console_open(const char *spec, struct loop *loop, struct console **console, 
 	int err;
 
 	if (!backend) {
-		snprintf(error, error_size, "--console '%s' is none of stdio, pty, unix:PATH, file:PATH, none", spec);
+		snprintf(error, error_size, "'%s' is none of stdio, pty, unix:PATH, file:PATH, none", spec);
 		return -EINVAL;
 	}
 	c = calloc(1, sizeof(*c));
@@ -360,6 +500,11 @@ void console_close(struct console *c)
 	loop_del(c->in_timer);
 	loop_del(c->flush_timer);
 	loop_del(c->listener);
+	loop_del(c->winch);
+	if (c->winch) {
+		sigaction(SIGWINCH, &c->old_winch, NULL);
+		close_fd(&winch_fd);
+	}
 	if (c->is_raw)
 		tcsetattr(c->in_fd, TCSANOW, &c->saved);
 	if (c->own_fds) {

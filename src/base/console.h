@@ -6,6 +6,7 @@
 #ifndef GUISE_BASE_CONSOLE_H
 #define GUISE_BASE_CONSOLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,11 +20,16 @@ struct console_peer {
 	void (*receive)(void *opaque, const uint8_t *bytes, size_t count);
 	void (*quit)(void *opaque); /* Ctrl-A X on standard input */
 	void *opaque;
+	/* The rest may be NULL too. A peer with writable() uses console_try_write(), and a slow client loses nothing. */
+	void (*writable)(void *opaque);			  /* there is room again after console_try_write() took less */
+	void (*opened)(void *opaque, bool is_open);	  /* a client of a socket came or left */
+	void (*resized)(void *opaque, uint16_t columns, uint16_t rows); /* the terminal; the first time from console_set_peer() */
 };
 
 /*
  * spec: "stdio", "pty", "unix:PATH" (listens; one client at a time), "file:PATH" (output only) or "none". Standard
- * input is put into raw mode if it is a terminal. 0/-errno, with what failed in `error`.
+ * input is put into raw mode if it is a terminal; one console of a process may be on it. 0/-errno, with what failed in
+ * `error`.
  */
 int console_open(const char *spec, struct loop *loop, struct console **console, char *error, size_t error_size);
 /* Write out what is buffered, restore the terminal. The loop is not running. */
@@ -36,7 +42,10 @@ void console_set_peer(struct console *console, const struct console_peer *peer);
  * thread.
  */
 void console_write(struct console *console, const void *bytes, size_t count);
+/* Like console_write(), but never waits: returns how many bytes were taken. Without a client all are, and are lost. Any thread. */
+size_t console_try_write(struct console *console, const void *bytes, size_t count);
 void console_flush(struct console *console); /* any thread */
+bool console_is_open(struct console *console); /* is there somebody on the other side? Always, but for a socket. Any thread. */
 /* The peer has room again after room() returned 0. Any thread. */
 void console_resume_input(struct console *console);
 

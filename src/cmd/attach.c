@@ -161,3 +161,19 @@ int attach_nets(struct machine_config *config, const struct option_list *list, c
 	}
 	return 0;
 }
+
+/* NAME,WHERE: a path in WHERE may hold commas. */
+int attach_ports(struct machine_config *config, const struct option_list *list, char *error, size_t size)
+{
+	for (unsigned k = 0; k < list->count; k++) {
+		char *name = (char *)list->item[k], *comma = strchr(name, ',');
+
+		if (!comma || comma == name || comma - name > 64 || config->n_ports == MACHINE_MAX_PORTS) {
+			snprintf(error, size, "--port '%s': give NAME,WHERE, %d times at most", name, MACHINE_MAX_PORTS);
+			return -EINVAL;
+		}
+		*comma = 0;
+		config->port[config->n_ports++] = (struct machine_port){name, comma + 1};
+	}
+	return 0;
+}

@@ -12,5 +12,6 @@
 int attach_disks(struct machine_config *config, const struct option_list *list, char *error, size_t error_size);
 /* No --net at all means one user-mode network; "none" means none. */
 int attach_nets(struct machine_config *config, const struct option_list *list, char *error, size_t error_size);
+int attach_ports(struct machine_config *config, const struct option_list *list, char *error, size_t size);
 
 #endif

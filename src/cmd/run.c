@@ -27,10 +27,10 @@ static const char *const bus_names[] = {"pci", "mmio", NULL};
 static struct {
 	struct machine_config machine;
 	unsigned engine, virtio;
-	struct option_list disks, nets;
+	struct option_list disks, nets, ports;
 	bool no_rng, help, verbose;
 } options = {
-	.machine = {.name = "vm", .console = "stdio", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
+	.machine = {.name = "vm", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
 };
 
 static const struct option_def table[] = {
@@ -49,7 +49,11 @@ static const struct option_def table[] = {
 	{.name = "name", .kind = OPTION_STRING, .value = &options.machine.name, .arg = "NAME",
 	 .help = "the machine's name, for threads and messages (vm)"},
 	{.name = "console", .kind = OPTION_STRING, .value = &options.machine.console, .arg = "WHERE",
-	 .help = "stdio, pty, unix:PATH, file:PATH or none (stdio)"},
+	 .help = "serial port: stdio, pty, unix:PATH, file:PATH or none"},
+	{.name = "hvc", .kind = OPTION_STRING, .value = &options.machine.hvc, .arg = "WHERE",
+	 .help = "virtio console (console=hvc0), at such a place"},
+	{.name = "port", .kind = OPTION_LIST, .value = &options.ports, .arg = "NAME,WHERE",
+	 .help = "named virtio port, at such a place"},
 	{.name = "mem-path", .kind = OPTION_STRING, .value = &options.machine.mem_dir, .arg = "DIR",
 	 .help = "keep guest memory in a file there (hugetlbfs)"},
 	{.name = "populate", .kind = OPTION_FLAG, .value = &options.machine.populate,
@@ -120,6 +124,9 @@ static const char *check_options(int n_words, char **argv)
 		return "--mem must be from 4M to 1T";
 	if (!options.machine.name[0] || strlen(options.machine.name) > 64 || strchr(options.machine.name, '/'))
 		return "--name must be 1 to 64 characters without '/'";
+	if (options.machine.hvc && options.machine.console && !strcmp(options.machine.hvc, "stdio") &&
+	    !strcmp(options.machine.console, "stdio"))
+		return "--hvc and --console cannot both be stdio";
 	return NULL;
 }
 
@@ -143,10 +150,13 @@ int cmd_run(int argc, char **argv)
 	if (options.verbose)
 		log_set_level(LOG_DEBUG);
 	options.machine.engine = options.engine;
+	if (!options.machine.console)
+		options.machine.console = options.machine.hvc && !strcmp(options.machine.hvc, "stdio") ? "none" : "stdio";
 	options.machine.rng = !options.no_rng;
 	options.machine.virtio_bus = options.virtio ? MACHINE_BUS_MMIO : MACHINE_BUS_PCI;
 	if (attach_disks(&options.machine, &options.disks, error, sizeof(error)) ||
-	    attach_nets(&options.machine, &options.nets, error, sizeof(error)))
+	    attach_nets(&options.machine, &options.nets, error, sizeof(error)) ||
+	    attach_ports(&options.machine, &options.ports, error, sizeof(error)))
 		return usage_error("run", error);
 	signal(SIGPIPE, SIG_IGN);
 	if (machine_new(&options.machine, &machine, error, sizeof(error))) {

@@ -20,6 +20,7 @@
 #include "devices/rtc.h"
 #include "devices/serial.h"
 #include "devices/signals.h"
+#include "devices/vconsole.h"
 #include "kvm/kvm.h"
 #include "machine/boot.h"
 #include "machine/machine.h"
@@ -78,6 +79,9 @@ struct machine {
 
 	struct machine_blk blk[MACHINE_MAX_DISKS];
 	struct machine_nic nic[MACHINE_MAX_NETS];
+	struct console *port_console[MACHINE_MAX_PORTS + 1]; /* the terminal's first */
+	struct vconsole *vconsole;
+	struct machine_transport vconsole_transport;
 	struct rng *rng;
 	struct machine_transport rng_transport;
 	unsigned n_virtio_mmio;
@@ -99,9 +103,12 @@ void machine_end(struct machine *m, enum machine_end end, int status, const char
 /* machine.c: the wire to an interrupt of the interrupt controllers. */
 struct irq_wire machine_gsi(struct machine *m, unsigned line);
 
+void machine_quit_typed(void *machine); /* Ctrl-A X */
+
 /* virtio.c: disks, networks, rng. Freed after the vCPUs, before the buses and memory. */
 int virtio_devices_new(struct machine *m, char *error, size_t error_size);
 void virtio_devices_free(struct machine *m);
+void virtio_consoles_flush(struct machine *m); /* the loop is not running */
 
 /* load.c: kernel, initrd, command line and tables into memory; registers of vCPU 0. */
 int machine_load(struct machine *m, char *error, size_t error_size);

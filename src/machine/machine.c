@@ -66,7 +66,7 @@ static void panic_told(void *opaque, uint32_t events)
 		machine_end(opaque, MACHINE_PANIC, MACHINE_PANIC, "the guest's kernel panicked");
 }
 
-static void quit_typed(void *opaque)
+void machine_quit_typed(void *opaque)
 {
 	machine_end(opaque, MACHINE_QUIT, MACHINE_QUIT, "ended from the console");
 }
@@ -218,7 +218,7 @@ static void console_receive(void *opaque, const uint8_t *bytes, size_t count)
 static int make_serial(struct machine *m, char *error, size_t size)
 {
 	struct serial_wire wire = {serial_transmit, serial_has_room, m};
-	struct console_peer peer = {console_room, console_receive, quit_typed, m};
+	struct console_peer peer = {.room = console_room, .receive = console_receive, .quit = machine_quit_typed, .opaque = m};
 	struct irq_wire irq = machine_gsi(m, IRQ_COM1);
 	int err = console_open(m->config.console, m->loop, &m->console, error, size);
 
@@ -374,5 +374,6 @@ void machine_run(struct machine *m, struct machine_result *result)
 		machine_end(m, MACHINE_QUIT, MACHINE_QUIT, "ended by a signal");
 	vcpus_stop(m);
 	console_flush(m->console);
+	virtio_consoles_flush(m);
 	*result = m->result;
 }

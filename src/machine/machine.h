@@ -12,7 +12,7 @@
 
 enum { MACHINE_MAX_CPUS = 64 };
 
-enum { MACHINE_MAX_DISKS = 16, MACHINE_MAX_NETS = 8, MACHINE_MAX_FORWARDS = 16 };
+enum { MACHINE_MAX_DISKS = 16, MACHINE_MAX_NETS = 8, MACHINE_MAX_FORWARDS = 16, MACHINE_MAX_PORTS = 15 };
 
 enum machine_bus { MACHINE_BUS_DEFAULT, MACHINE_BUS_PCI, MACHINE_BUS_MMIO }; /* where a virtio device is */
 
@@ -35,6 +35,11 @@ struct machine_net { /* virtio-net */
 	enum machine_bus bus;
 };
 
+struct machine_port { /* a plain port of the virtio console */
+	const char *name;
+	const char *where; /* see base/console.h */
+};
+
 struct machine_config {
 	const char *name; /* for threads, processes and messages */
 	const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
@@ -46,6 +51,9 @@ struct machine_config {
 	unsigned n_disks;
 	struct machine_net net[MACHINE_MAX_NETS];
 	unsigned n_nets;
+	const char *hvc; /* the virtio console's terminal; NULL: none */
+	struct machine_port port[MACHINE_MAX_PORTS];
+	unsigned n_ports; /* with none of both there is no virtio console */
 	bool rng;
 	enum machine_bus virtio_bus; /* for devices that do not say */
 	enum kvm_engine engine;

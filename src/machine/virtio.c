@@ -98,16 +98,47 @@ static int add_net(struct machine *m, unsigned index, char *error, size_t size)
 	return err;
 }
 
-int virtio_devices_new(struct machine *m, char *error, size_t size)
+static int open_port(struct machine *m, struct vconsole_config *config, const char *name, const char *where, char *error, size_t size)
 {
-	int err = 0;
+	struct console **console = &m->port_console[config->n_ports];
+	char why[256] = "";
+	int err = console_open(where, m->loop, console, why, sizeof(why));
 
-	for (unsigned k = 0; !err && k < m->config.n_disks; k++)
-		err = add_disk(m, k, error, size);
-	for (unsigned k = 0; !err && k < m->config.n_nets; k++)
-		err = add_net(m, k, error, size);
-	if (err || !m->config.rng)
+	if (err) {
+		snprintf(error, size, "%s%s: %s", name ? "port " : "--hvc", name ? name : "", *why ? why : strerror(-err));
 		return err;
+	}
+	config->port[config->n_ports++] = (struct vconsole_port_config){name, *console, !name};
+	return 0;
+}
+
+/* Port 0 is always the terminal, because a driver without MULTIPORT takes it for one. */
+static int add_console(struct machine *m, char *error, size_t size)
+{
+	struct vconsole_config config = {.quit = machine_quit_typed, .quit_opaque = m};
+	int err;
+
+	if (!m->config.hvc && !m->config.n_ports)
+		return 0;
+	err = open_port(m, &config, NULL, m->config.hvc ? m->config.hvc : "none", error, size);
+	for (unsigned k = 0; !err && k < m->config.n_ports; k++)
+		err = open_port(m, &config, m->config.port[k].name, m->config.port[k].where, error, size);
+	if (err)
+		return err;
+	err = vconsole_new(m->loop, &m->dma, &config, &m->vconsole);
+	if (!err)
+		err = put_on_bus(m, MACHINE_BUS_DEFAULT, vconsole_device(m->vconsole), &m->vconsole_transport);
+	if (err)
+		snprintf(error, size, "virtio console: %s", strerror(-err));
+	return err;
+}
+
+static int add_rng(struct machine *m, char *error, size_t size)
+{
+	int err;
+
+	if (!m->config.rng)
+		return 0;
 	err = rng_new(m->loop, &m->dma, &m->rng);
 	if (!err)
 		err = put_on_bus(m, MACHINE_BUS_DEFAULT, rng_device(m->rng), &m->rng_transport);
@@ -116,8 +147,34 @@ int virtio_devices_new(struct machine *m, char *error, size_t size)
 	return err;
 }
 
+int virtio_devices_new(struct machine *m, char *error, size_t size)
+{
+	int err = 0;
+
+	for (unsigned k = 0; !err && k < m->config.n_disks; k++)
+		err = add_disk(m, k, error, size);
+	for (unsigned k = 0; !err && k < m->config.n_nets; k++)
+		err = add_net(m, k, error, size);
+	if (!err)
+		err = add_rng(m, error, size);
+	if (!err)
+		err = add_console(m, error, size);
+	return err;
+}
+
+void virtio_consoles_flush(struct machine *m)
+{
+	for (unsigned k = 0; k <= m->config.n_ports; k++)
+		if (m->port_console[k])
+			console_flush(m->port_console[k]);
+}
+
 void virtio_devices_free(struct machine *m)
 {
+	vconsole_free(m->vconsole);
+	take_off_bus(&m->vconsole_transport);
+	for (unsigned k = 0; k <= m->config.n_ports; k++)
+		console_close(m->port_console[k]);
 	rng_free(m->rng);
 	take_off_bus(&m->rng_transport);
 	for (unsigned k = 0; k < m->config.n_nets; k++) {

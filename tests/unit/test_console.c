@@ -59,7 +59,7 @@ static void time_over(void *opaque, uint32_t events)
 
 static void guest_open(struct guest *g, const char *spec)
 {
-	struct console_peer peer = {room, receive, quit, g};
+	struct console_peer peer = {.room = room, .receive = receive, .quit = quit, .opaque = g};
 
 	*g = (struct guest){.room = 100, .stop_at = SIZE_MAX};
 	assert_int_equal(loop_new(&g->loop), 0);
