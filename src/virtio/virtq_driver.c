@@ -247,7 +247,7 @@ static bool packed_next_used(struct virtq_driver *d, uint16_t *id, uint32_t *len
 	if (!!(flags & AVAIL_BIT) != d->used_wrap || !!(flags & USED_BIT) != d->used_wrap)
 		return false;
 	*id = load_relaxed(&desc->id);
-	*len = load_relaxed(&desc->len);
+	*len = flags & VRING_DESC_F_WRITE ? load_relaxed(&desc->len) : 0; /* without it, len is reserved (2.8.6) */
 	if (*id >= d->size || !d->state[*id].token)
 		return virtq_driver_fail(d, VIRTQ_USED_ID);
 	return true;

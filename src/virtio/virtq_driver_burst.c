@@ -141,7 +141,7 @@ static bool packed_next(struct virtq_driver *d, uint16_t *id, uint32_t *len)
 	if (!virtq_is_used(flags, d->used_wrap))
 		return false;
 	*id = load_relaxed(&desc->id);
-	*len = load_relaxed(&desc->len);
+	*len = flags & VRING_DESC_F_WRITE ? load_relaxed(&desc->len) : 0; /* without it, len is reserved (2.8.6) */
 	return is_simple(d, *id, *len);
 }
 

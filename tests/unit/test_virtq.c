@@ -284,6 +284,35 @@ static void in_order_batches(void **state)
 	memory_deinit(&mem);
 }
 
+/* A used packed descriptor without WRITE says nothing in its length (2.8.6): devices may leave there what the driver wrote. */
+static void packed_used_length(void **state)
+{
+	struct virtq_segment segment = {DATA, 100};
+	struct virtq_driver d;
+	struct memory mem;
+	uint32_t written = 1;
+	void *token;
+
+	for (unsigned burst = 0; burst < 2; burst++) {
+		struct virtq_config config = config_of(4, VIRTQ_PACKED);
+		struct vring_packed_desc *ring = (void *)(ram + DESC);
+
+		set_up(&mem);
+		assert_int_equal(virtq_driver_start(&d, &mem, &config), 0);
+		assert_int_equal(virtq_driver_add(&d, &segment, 1, 0, &d), 0);
+		ring[0].flags = 1 << VRING_PACKED_DESC_F_AVAIL | 1 << VRING_PACKED_DESC_F_USED;
+		if (burst)
+			assert_int_equal(virtq_driver_take_burst(&d, &token, &written, 1), 1);
+		else
+			token = virtq_driver_take(&d, &written);
+		assert_ptr_equal(token, &d);
+		assert_int_equal(written, 0);
+		assert_int_equal(d.error, VIRTQ_OK);
+		virtq_driver_stop(&d);
+		memory_deinit(&mem);
+	}
+}
+
 static void refuses_bad_geometry(void **state)
 {
 	struct memory mem;
@@ -409,6 +438,7 @@ static void scribbled_rings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(packed_used_length),
 		cmocka_unit_test(every_format_and_size), cmocka_unit_test(in_order_batches),
 		cmocka_unit_test(refuses_bad_geometry),	 cmocka_unit_test(hostile_split_rings),
 		cmocka_unit_test(scribbled_rings),
