@@ -48,7 +48,7 @@ static void split_driver(struct sample *s)
 			id = r->used.ring[used % RING].id;
 		(void)id;
 		if ((uint16_t)(avail - used) > RING - s->batch) {
-			__builtin_ia32_pause();
+			idle();
 			continue;
 		}
 		for (unsigned k = 0; k < s->batch; k++) {
@@ -73,7 +73,7 @@ static void split_device(struct sample *s)
 
 		n = n < s->batch ? n : (uint16_t)s->batch;
 		if (!n) {
-			__builtin_ia32_pause();
+			idle();
 			continue;
 		}
 		for (unsigned k = 0; k < n; k++) {
@@ -109,7 +109,7 @@ static void packed_driver(struct sample *s)
 		while (used < avail && acquire(&r->desc[used % RING].flags) == packed_flags(used, true))
 			used++;
 		if (avail - used > RING - s->batch) {
-			__builtin_ia32_pause();
+			idle();
 			continue;
 		}
 		for (unsigned k = 0; k < s->batch; k++) {
@@ -137,7 +137,7 @@ static void packed_device(struct sample *s)
 		while (n < s->batch && acquire(&r->desc[(next + n) % RING].flags) == packed_flags(next + n, false))
 			n++;
 		if (!n) {
-			__builtin_ia32_pause();
+			idle();
 			continue;
 		}
 		for (unsigned k = 0; k < n; k++) {

@@ -5,7 +5,9 @@
  * moves virtual processors): compare only figures of like round trips. A rate is that of the millisecond that is better than
  * four in five others of its sample, so that a busy machine costs samples, not truth.
  *
- *	bench-rings [SECONDS [PASSES]]	of each sample; 0.3 and 3
+ *	bench-rings [SECONDS [PASSES [BATCH [BYTES [FORMS]]]]]
+ *
+ * SECONDS of each sample: 0.3; PASSES: 3; the others choose: FORMS is a bit each for split and packed to the device, then to the driver.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -165,7 +167,9 @@ int main(int argc, char **argv)
 	for (unsigned z = 0; z < 2; z++)
 		for (unsigned b = 0; b < 4; b++)
 			for (unsigned form = 0; form < 4; form++) {
-				if (argc > 3 && (unsigned)atoi(argv[3]) != batches[b])
+				if ((argc > 3 && (unsigned)atoi(argv[3]) != batches[b]) ||
+				    (argc > 4 && (unsigned)atoi(argv[4]) != sizes[z]) ||
+				    (argc > 5 && !((unsigned)atoi(argv[5]) >> form & 1)))
 					continue;
 				s.bytes = HEADER + sizes[z];
 				s.batch = batches[b];

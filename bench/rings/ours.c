@@ -13,8 +13,8 @@
 enum { DESC = 0, DRIVER = 8192, DEVICE = 16384, BUFFERS = 65536 };
 
 static struct memory mem;
-static struct virtq device;
-static struct virtq_driver driver;
+static struct virtq device __attribute__((aligned(256)));
+static struct virtq_driver driver __attribute__((aligned(256)));
 
 void ours_set_up(struct sample *s)
 {
@@ -65,7 +65,7 @@ static void driver_send(struct sample *s, struct buffers *free_ones)
 
 	put_buffers(free_ones, token, virtq_driver_take_burst(&driver, token, written, BATCH_MAX));
 	if (free_ones->count < s->batch) {
-		__builtin_ia32_pause();
+		idle();
 		return;
 	}
 	for (unsigned k = 0; k < s->batch; k++) {
@@ -118,7 +118,7 @@ void ours_driver(struct sample *s)
 		if (n)
 			count_packets(s, n);
 		else
-			__builtin_ia32_pause();
+			idle();
 	}
 }
 
@@ -135,7 +135,7 @@ void ours_device(struct sample *s)
 		if (n < 0)
 			abort();
 		if (!n)
-			__builtin_ia32_pause();
+			idle();
 		for (int k = 0; k < n; k++) {
 			if (s->to_driver) {
 				memcpy(chain[k].iov->iov_base, s->template, s->bytes);

@@ -18,15 +18,19 @@ struct sample {
 	uint8_t *area;	  /* AREA bytes, shared */
 	uint8_t *private; /* the consumer's RING * STRIDE bytes */
 	uint8_t template[STRIDE];
-	_Atomic bool go, stop;
+	_Atomic bool go __attribute__((aligned(256))), stop;
 
 	/* The consumer's: packets in each millisecond, of which the better ones count (see main.c) */
-	uint64_t packets, calls, chunk_start;
+	uint64_t packets __attribute__((aligned(256))), calls, chunk_start;
 	double ns_per_tick, *chunk; /* Mpps */
 	unsigned n_chunks;
 };
 
 enum { CHUNKS_MAX = 4096, CHUNK_NS = 1000000 };
+
+static inline void idle(void)
+{
+}
 
 /* The consumer took n packets. */
 static inline void count_packets(struct sample *s, unsigned n)

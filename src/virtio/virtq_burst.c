@@ -213,35 +213,40 @@ static void split_push_burst(struct virtq *q, const struct virtq_chain *chains, 
 	q->unsignalled += n;
 }
 
-static uint16_t used_flags(bool wrap, uint32_t written)
+static void packed_use(struct vring_packed_desc *d, const struct virtq_chain *chain, uint32_t written, bool wrap)
 {
-	return (wrap ? AVAIL_BIT | USED_BIT : 0) | (written ? VRING_DESC_F_WRITE : 0);
+	uint16_t flags = (wrap ? AVAIL_BIT | USED_BIT : 0) | (written ? VRING_DESC_F_WRITE : 0);
+
+	store_relaxed(&d->id, chain->id);
+	store_relaxed(&d->len, written);
+	store_release(&d->flags, flags); /* id, len and data before flags: the driver acquires flags */
 }
 
-/* The first entry's flags come last: the driver, which reads in order, sees the burst whole. */
+/*
+ * Last to first: the driver, which reads in order, sees the burst whole, and the line that it is watching changes once.
+ * With IN_ORDER one entry, naming the last chain, stands for all if nothing was written to any.
+ */
 static void packed_push_burst(struct virtq *q, const struct virtq_chain *chains, const uint32_t *written, unsigned n)
 {
-	bool one_entry = !written && q->options & VIRTQ_IN_ORDER;
-	struct vring_packed_desc *first = &q->ring[q->used_next];
-	uint16_t first_flags = used_flags(q->used_wrap, written ? written[0] : 0);
+	bool one_entry = !written && q->options & VIRTQ_IN_ORDER, wrap;
+	uint32_t entries = 0;
+	uint16_t at;
 
-	for (unsigned k = 0; k < n; k++) {
-		struct vring_packed_desc *d = &q->ring[q->used_next];
-
-		if (!one_entry) {
-			store_relaxed(&d->id, chains[k].id);
-			store_relaxed(&d->len, written ? written[k] : 0);
-			if (k)
-				store_relaxed(&d->flags, used_flags(q->used_wrap, written ? written[k] : 0));
+	for (unsigned k = 0; k < n; k++)
+		entries += chains[k].entries;
+	virtq_advance(&q->used_next, &q->used_wrap, q->size, entries);
+	q->unsignalled += entries;
+	at = q->used_next;
+	wrap = q->used_wrap;
+	for (unsigned k = n; k--;) {
+		if (at < chains[k].entries) {
+			at = (uint16_t)(at + q->size);
+			wrap = !wrap;
 		}
-		virtq_advance(&q->used_next, &q->used_wrap, q->size, chains[k].entries);
-		q->unsignalled += chains[k].entries;
+		at = (uint16_t)(at - chains[k].entries);
+		if (!one_entry || !k)
+			packed_use(&q->ring[at], &chains[one_entry ? n - 1 : k], written ? written[k] : 0, wrap);
 	}
-	if (one_entry) {
-		store_relaxed(&first->id, chains[n - 1].id);
-		store_relaxed(&first->len, 0);
-	}
-	store_release(&first->flags, first_flags); /* all of the burst before: the driver acquires flags */
 }
 
 void virtq_push_burst(struct virtq *q, const struct virtq_chain *chains, const uint32_t *written, unsigned n)

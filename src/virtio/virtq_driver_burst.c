@@ -36,26 +36,45 @@ static void split_add_burst(struct virtq_driver *d, const struct virtq_segment *
 	store_release(&d->avail->idx, d->avail_next); /* descriptors and entries before idx: the device acquires idx */
 }
 
-/* The first descriptor's flags come last: the device, which reads in order, sees the burst whole. */
+enum { PART = 64 };
+
+/* At most PART. Last to first: the device, which reads in order, sees the burst whole, and the line that it watches changes once. */
+static void packed_add_part(struct virtq_driver *d, const struct virtq_segment *segments, void *const *tokens, unsigned n,
+			    uint16_t flags)
+{
+	uint16_t id[PART], at;
+	bool wrap;
+
+	for (unsigned k = 0; k < n; k++) {
+		id[k] = virtq_take_id(d);
+		note_outstanding(d, id[k], tokens[k], flags ? segments[k].len : 0);
+	}
+	virtq_advance(&d->avail_next, &d->avail_wrap, d->size, n);
+	at = d->avail_next;
+	wrap = d->avail_wrap;
+	while (n--) {
+		struct vring_packed_desc *desc;
+
+		if (!at) {
+			at = (uint16_t)d->size;
+			wrap = !wrap;
+		}
+		desc = &d->ring[--at];
+		store_relaxed(&desc->addr, segments[n].gpa);
+		store_relaxed(&desc->len, segments[n].len);
+		store_relaxed(&desc->id, id[n]);
+		/* the rest before flags: the device acquires flags */
+		store_release(&desc->flags, (uint16_t)(flags | (wrap ? AVAIL_BIT : USED_BIT)));
+	}
+}
+
 static void packed_add_burst(struct virtq_driver *d, const struct virtq_segment *segments, void *const *tokens, unsigned n,
 			     uint16_t flags)
 {
-	struct vring_packed_desc *first = &d->ring[d->avail_next];
-	uint16_t first_flags = flags | (d->avail_wrap ? AVAIL_BIT : USED_BIT);
-
-	for (unsigned k = 0; k < n; k++) {
-		uint16_t id = virtq_take_id(d);
-		struct vring_packed_desc *desc = &d->ring[d->avail_next];
-
-		store_relaxed(&desc->addr, segments[k].gpa);
-		store_relaxed(&desc->len, segments[k].len);
-		store_relaxed(&desc->id, id);
-		if (k)
-			store_relaxed(&desc->flags, (uint16_t)(flags | (d->avail_wrap ? AVAIL_BIT : USED_BIT)));
-		note_outstanding(d, id, tokens[k], flags ? segments[k].len : 0);
-		virtq_advance(&d->avail_next, &d->avail_wrap, d->size, 1);
+	for (unsigned part; n; n -= part, segments += part, tokens += part) {
+		part = n < PART ? n : PART;
+		packed_add_part(d, segments, tokens, part, flags);
 	}
-	store_release(&first->flags, first_flags); /* the whole burst before: the device acquires flags */
 }
 
 unsigned virtq_driver_add_burst(struct virtq_driver *d, const struct virtq_segment *segments, void *const *tokens, unsigned n,
