@@ -63,7 +63,7 @@ static void driver_send(struct sample *s, struct buffers *free_ones)
 	void *token[BATCH_MAX];
 	uint32_t written[BATCH_MAX];
 
-	put_buffers(free_ones, token, virtq_driver_take_burst(&driver, token, written, BATCH_MAX));
+	put_buffers(free_ones, token, virtq_driver_take_burst(&driver, token, written, s->batch));
 	if (free_ones->count < s->batch) {
 		idle();
 		return;

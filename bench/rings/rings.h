@@ -30,6 +30,7 @@ enum { CHUNKS_MAX = 4096, CHUNK_NS = 1000000 };
 
 static inline void idle(void)
 {
+	__builtin_ia32_pause();
 }
 
 /* The consumer took n packets. */
