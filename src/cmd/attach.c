@@ -177,3 +177,24 @@ int attach_ports(struct machine_config *config, const struct option_list *list, 
 	}
 	return 0;
 }
+
+int attach_balloon(struct machine_config *config, char *text, char *error, size_t size)
+{
+	struct machine_balloon *b = &config->balloon;
+	char *rest = text, *value, *mib, *key;
+	uint64_t n;
+
+	if (!text)
+		return 0;
+	mib = next_part(&rest, &value);
+	if (value || parse_uint(mib, &n) || n > UINT32_MAX)
+		return refuse(error, size, "balloon", mib, value, "not a number of MiB");
+	*b = (struct machine_balloon){.present = true, .size = n << 20};
+	while ((key = next_part(&rest, &value))) {
+		if (!strcmp(key, "socket") && value)
+			b->socket = value;
+		else if (!parse_bus(key, value, &b->bus))
+			return refuse(error, size, "balloon", key, value, "not socket=PATH or bus=pci|mmio");
+	}
+	return 0;
+}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What --disk and --net say, as part of a machine's description. */
+/* What --disk, --net, --port and --balloon say, as parts of a machine's description. */
 #ifndef GUISE_CMD_ATTACH_H
 #define GUISE_CMD_ATTACH_H
 
@@ -13,5 +13,6 @@ int attach_disks(struct machine_config *config, const struct option_list *list, 
 /* No --net at all means one user-mode network; "none" means none. */
 int attach_nets(struct machine_config *config, const struct option_list *list, char *error, size_t error_size);
 int attach_ports(struct machine_config *config, const struct option_list *list, char *error, size_t size);
+int attach_balloon(struct machine_config *config, char *text, char *error, size_t size); /* text may be NULL */
 
 #endif

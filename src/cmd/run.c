@@ -28,6 +28,7 @@ static struct {
 	struct machine_config machine;
 	unsigned engine, virtio;
 	struct option_list disks, nets, ports;
+	const char *balloon;
 	bool no_rng, help, verbose;
 } options = {
 	.machine = {.name = "vm", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
@@ -62,6 +63,8 @@ static const struct option_def table[] = {
 	 .help = "virtio disk: raw image or block device (more below)"},
 	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "KIND[,KEY...]",
 	 .help = "virtio network card: user, tap=NAME or none (user)"},
+	{.name = "balloon", .kind = OPTION_STRING, .value = &options.balloon, .arg = "MIB[,socket=PATH]",
+	 .help = "virtio balloon that takes MIB from the guest"},
 	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
 	 .help = "where virtio devices are: pci or mmio (pci)"},
 	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
@@ -156,7 +159,8 @@ int cmd_run(int argc, char **argv)
 	options.machine.virtio_bus = options.virtio ? MACHINE_BUS_MMIO : MACHINE_BUS_PCI;
 	if (attach_disks(&options.machine, &options.disks, error, sizeof(error)) ||
 	    attach_nets(&options.machine, &options.nets, error, sizeof(error)) ||
-	    attach_ports(&options.machine, &options.ports, error, sizeof(error)))
+	    attach_ports(&options.machine, &options.ports, error, sizeof(error)) ||
+	    attach_balloon(&options.machine, (char *)options.balloon, error, sizeof(error)))
 		return usage_error("run", error);
 	signal(SIGPIPE, SIG_IGN);
 	if (machine_new(&options.machine, &machine, error, sizeof(error))) {

@@ -12,6 +12,7 @@
 #include "bus/dma.h"
 #include "bus/pci.h"
 #include "devices/acpi_pm.h"
+#include "devices/balloon.h"
 #include "devices/blk.h"
 #include "devices/fw_cfg.h"
 #include "devices/i8042.h"
@@ -82,6 +83,9 @@ struct machine {
 	struct console *port_console[MACHINE_MAX_PORTS + 1]; /* the terminal's first */
 	struct vconsole *vconsole;
 	struct machine_transport vconsole_transport;
+	struct balloon *balloon;
+	struct balloon_socket *balloon_socket;
+	struct machine_transport balloon_transport;
 	struct rng *rng;
 	struct machine_transport rng_transport;
 	unsigned n_virtio_mmio;

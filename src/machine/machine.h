@@ -40,6 +40,13 @@ struct machine_port { /* a plain port of the virtio console */
 	const char *where; /* see base/console.h */
 };
 
+struct machine_balloon {
+	bool present;
+	uint64_t size;	    /* bytes to take from the guest at the start */
+	const char *socket; /* path of a control socket, or NULL */
+	enum machine_bus bus;
+};
+
 struct machine_config {
 	const char *name; /* for threads, processes and messages */
 	const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
@@ -54,6 +61,7 @@ struct machine_config {
 	const char *hvc; /* the virtio console's terminal; NULL: none */
 	struct machine_port port[MACHINE_MAX_PORTS];
 	unsigned n_ports; /* with none of both there is no virtio console */
+	struct machine_balloon balloon;
 	bool rng;
 	enum machine_bus virtio_bus; /* for devices that do not say */
 	enum kvm_engine engine;

@@ -147,6 +147,28 @@ static int add_rng(struct machine *m, char *error, size_t size)
 	return err;
 }
 
+static int add_balloon(struct machine *m, char *error, size_t size)
+{
+	const struct machine_balloon *config = &m->config.balloon;
+	char why[256] = "";
+	int err;
+
+	if (!config->present)
+		return 0;
+	err = balloon_new(m->loop, &m->dma, m->config.mem_size, &m->balloon);
+	if (!err)
+		err = put_on_bus(m, config->bus, balloon_device(m->balloon), &m->balloon_transport);
+	if (!err && balloon_set_target(m->balloon, config->size)) {
+		snprintf(why, sizeof(why), "larger than the guest's memory");
+		err = -EINVAL;
+	}
+	if (!err && config->socket)
+		err = balloon_socket_new(m->loop, m->balloon, config->socket, &m->balloon_socket, why, sizeof(why));
+	if (err)
+		snprintf(error, size, "balloon: %s", *why ? why : strerror(-err));
+	return err;
+}
+
 int virtio_devices_new(struct machine *m, char *error, size_t size)
 {
 	int err = 0;
@@ -159,6 +181,8 @@ int virtio_devices_new(struct machine *m, char *error, size_t size)
 		err = add_rng(m, error, size);
 	if (!err)
 		err = add_console(m, error, size);
+	if (!err)
+		err = add_balloon(m, error, size);
 	return err;
 }
 
@@ -171,6 +195,9 @@ void virtio_consoles_flush(struct machine *m)
 
 void virtio_devices_free(struct machine *m)
 {
+	balloon_socket_free(m->balloon_socket);
+	balloon_free(m->balloon);
+	take_off_bus(&m->balloon_transport);
 	vconsole_free(m->vconsole);
 	take_off_bus(&m->vconsole_transport);
 	for (unsigned k = 0; k <= m->config.n_ports; k++)

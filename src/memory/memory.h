@@ -74,6 +74,12 @@ int mem_write(struct memory *mem, gpa_t gpa, const void *buf, uint64_t len);
 void mem_mark_dirty(struct mem_slot *slot, uint64_t offset, uint64_t len);
 
 /*
+ * Give [gpa, gpa + len), multiples of the page size in one slot, back to the host; it reads as zeroes from then on. The
+ * caller tells CPU engines that it changed (dma.written). 0; -EFAULT; -errno of the file system. Any thread.
+ */
+int memory_discard(struct memory *mem, gpa_t gpa, uint64_t len);
+
+/*
  * Guest RAM: `size` bytes of shared memory on a memfd (or a file in `dir` if not NULL), named for /proc/PID/maps.
  * `populate`: have the kernel back it with pages now, in large steps. 0/-errno; *hva and *fd are the caller's,
  * released by ram_free.
