@@ -43,6 +43,14 @@ struct machine_transport { /* one of the two */
 	struct virtio_mmio *mmio;
 };
 
+enum { MACHINE_MSI_ROUTES = 256 };
+struct msi_route { /* an eventfd that the engine turns into an interrupt: msi.c */
+	bool is_used;
+	int fd;
+	uint64_t address;
+	uint32_t data;
+};
+
 struct machine_blk {
 	struct disk *disk;
 	struct blk *blk;
@@ -91,6 +99,9 @@ struct machine {
 	unsigned n_virtio_mmio;
 	char *long_cmdline; /* with what the machine adds */
 
+	pthread_mutex_t msi_lock;
+	struct msi_route msi_route[MACHINE_MSI_ROUTES]; /* protected by msi_lock */
+
 	struct vcpu_thread cpu[MACHINE_MAX_CPUS];
 
 	/* The end: the first to claim it writes the result, then publishes it by is_ended. */
@@ -113,6 +124,9 @@ void machine_quit_typed(void *machine); /* Ctrl-A X */
 int virtio_devices_new(struct machine *m, char *error, size_t error_size);
 void virtio_devices_free(struct machine *m);
 void virtio_consoles_flush(struct machine *m); /* the loop is not running */
+
+/* msi.c: calls of drivers that the engine delivers. */
+struct virtio_calls machine_calls(struct machine *m);
 
 /* load.c: kernel, initrd, command line and tables into memory; registers of vCPU 0. */
 int machine_load(struct machine *m, char *error, size_t error_size);

@@ -329,6 +329,7 @@ int machine_new(const struct machine_config *config, struct machine **machine, c
 	m->config = *config;
 	m->ram_fd = -1;
 	memory_init(&m->mem);
+	pthread_mutex_init(&m->msi_lock, NULL);
 	for (unsigned k = 0; !err && k < sizeof(steps) / sizeof(steps[0]); k++)
 		err = steps[k](m, error, error_size);
 	if (err) {
@@ -359,6 +360,7 @@ void machine_free(struct machine *m)
 	ram_free(m->ram, m->config.mem_size, m->ram_fd);
 	loop_free(m->loop);
 	free(m->long_cmdline);
+	pthread_mutex_destroy(&m->msi_lock);
 	free(m);
 }
 

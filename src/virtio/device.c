@@ -44,7 +44,8 @@ int virtio_device_init(struct virtio_device *d, const struct virtio_type *type, 
 		return -ENOMEM;
 	pthread_mutex_init(&d->lock, NULL);
 	for (unsigned k = 0; k < n_queues; k++)
-		d->queue[k] = (struct virtio_queue){ .device = d, .index = (uint16_t)k, .max_size = queue_sizes[k], .kick_fd = -1 };
+		d->queue[k] = (struct virtio_queue){ .device = d, .index = (uint16_t)k, .max_size = queue_sizes[k], .kick_fd = -1,
+						     .call_fd = -1 };
 	for (unsigned k = 0; k < n_queues; k++) {
 		forget_queue(&d->queue[k]);
 		d->queue[k].kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -252,6 +253,11 @@ void virtio_call(struct virtio_queue *queue)
 
 	if (virtq_should_call(&queue->ring))
 		d->transport->call(d->transport_opaque, queue);
+}
+
+void virtio_call_driver(struct virtio_queue *queue)
+{
+	queue->device->transport->call(queue->device->transport_opaque, queue);
 }
 
 void virtio_queue_failed(struct virtio_queue *queue)

@@ -29,6 +29,7 @@ struct virtio_queue {
 	bool enabled;
 	uint16_t vector;	    /* MSI-X, or VIRTIO_NO_VECTOR */
 	int kick_fd;		    /* eventfd that a kick writes; the I/O thread reads it */
+	int call_fd;		    /* eventfd by which somebody outside calls the driver, see watch_calls; -1: nobody */
 	struct virtq ring;	    /* the I/O thread's while started */
 	bool reported;		    /* its error was logged; the I/O thread's too */
 };
@@ -50,6 +51,12 @@ struct virtio_type {
 	/* One queue alone, for RING_RESET: NULL where the device does not offer that feature. */
 	void (*stop_queue)(void *opaque, unsigned index);
 	int (*start_queue)(void *opaque, unsigned index);
+	/*
+	 * Of queues with a call_fd: from here on its signals are the device's to turn into virtio_call_driver() (on), or the
+	 * transport delivers them itself (off). On from the beginning. Any thread, with the transport's locks held. NULL
+	 * where there are no such queues.
+	 */
+	void (*watch_calls)(void *opaque, unsigned index, bool on);
 };
 
 struct virtio_transport_ops {
@@ -113,6 +120,7 @@ void virtio_kick(struct virtio_device *d, unsigned index); /* a doorbell that no
  */
 void virtio_push(struct virtio_queue *queue, const struct virtq_chain *chain, uint32_t written);
 void virtio_call(struct virtio_queue *queue); /* if the driver wants to be called */
+void virtio_call_driver(struct virtio_queue *queue); /* in any case: somebody else served the ring. Any thread */
 /* The queue's driver broke the rules: log once, set DEVICE_NEEDS_RESET, tell the driver. */
 void virtio_queue_failed(struct virtio_queue *queue);
 /* Configuration space changed: a new generation and an interrupt. Any thread, without the lock. */

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "virtio/pci_calls.h"
 
 enum { COMMON = 0, ISR = 0x1000, DEVICE = 0x2000, NOTIFY = 0x3000, NOTIFY_SPACING = 4, BAR_SIZE = 0x4000 };
 enum { MSIX_BAR = 1, STRUCTURES_BAR = 4 };
@@ -27,6 +28,7 @@ struct virtio_pci {
 	struct virtio_device *device;
 	struct pci_device *pci;
 	struct virtio_doorbells doorbells;
+	struct pci_calls calls;
 	_Atomic uint8_t isr;
 	uint64_t doorbells_at; /* where they are registered, 0: nowhere */
 	unsigned n_vectors;
@@ -189,6 +191,7 @@ static void write_common(struct virtio_pci *t, uint64_t offset, uint32_t value)
 	case VIRTIO_PCI_COMMON_STATUS:
 		virtio_set_status(d, (uint8_t)value);
 		if (!(uint8_t)value) {
+			pci_calls_update(&t->calls); /* the queues have no vectors any more */
 			__atomic_store_n(&t->config_vector, (uint16_t)VIRTIO_NO_VECTOR, __ATOMIC_RELAXED);
 			t->queue_select = 0;
 			atomic_store(&t->isr, 0);
@@ -201,6 +204,7 @@ static void write_common(struct virtio_pci *t, uint64_t offset, uint32_t value)
 	case VIRTIO_PCI_COMMON_Q_MSIX:
 		if (q)
 			__atomic_store_n(&q->vector, valid_vector(t, value), __ATOMIC_RELAXED);
+		pci_calls_update(&t->calls);
 		break;
 	case VIRTIO_PCI_COMMON_Q_ENABLE:
 		if (q && value == 1)
@@ -209,6 +213,7 @@ static void write_common(struct virtio_pci *t, uint64_t offset, uint32_t value)
 	case VIRTIO_PCI_COMMON_Q_RESET:
 		if (q && value == 1)
 			virtio_reset_queue(d, q->index);
+		pci_calls_update(&t->calls);
 		break;
 	default:
 		if (q)
@@ -281,6 +286,16 @@ static void bar_moved(void *opaque, unsigned bar, uint64_t address)
 			t->doorbells.set(t->doorbells.opaque, &bell, true);
 	}
 	t->doorbells_at = address ? address + NOTIFY : 0;
+}
+
+static void vector_changed(void *opaque, unsigned vector, bool masked, uint64_t address, uint32_t data)
+{
+	pci_calls_vector(&((struct virtio_pci *)opaque)->calls, vector, masked, address, data);
+}
+
+void virtio_pci_direct_calls(struct virtio_pci *t, const struct virtio_calls *calls)
+{
+	pci_calls_offer(&t->calls, calls);
 }
 
 /* --- the window in configuration space (4.1.4.9) --- */
@@ -382,11 +397,16 @@ int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const stru
 	t->n_vectors = device->n_queues + 1;
 	device->transport = &transport_ops;
 	device->transport_opaque = t;
+	err = pci_calls_init(&t->calls, device, t->n_vectors);
+	if (err) {
+		free(t);
+		return err;
+	}
 	err = pci_device_new(pci, &id, device->type->name, &t->pci);
 	if (err)
 		goto fail;
 	pci_on_bar_moved(t->pci, bar_moved, t);
-	if ((err = pci_add_msix(t->pci, MSIX_BAR, t->n_vectors, NULL)) ||
+	if ((err = pci_add_msix(t->pci, MSIX_BAR, t->n_vectors, &(struct msix_listener){ vector_changed, t })) ||
 	    (err = pci_add_bar(t->pci, STRUCTURES_BAR, PCI_BAR_MEM64, BAR_SIZE, &bar_ops, t)))
 		goto fail;
 	if ((err = add_capability(t, VIRTIO_PCI_CAP_COMMON_CFG, COMMON, sizeof(struct virtio_pci_common_cfg) + 8, 0)) < 0 ||
@@ -399,11 +419,14 @@ int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const stru
 	*transport = t;
 	return 0;
 fail:
+	pci_calls_deinit(&t->calls);
 	free(t); /* the bus frees what it was given */
 	return err;
 }
 
 void virtio_pci_free(struct virtio_pci *transport)
 {
+	if (transport)
+		pci_calls_deinit(&transport->calls);
 	free(transport);
 }

@@ -4,6 +4,7 @@
 #define GUISE_VIRTIO_PCI_H
 
 #include "bus/pci.h"
+#include "virtio/calls.h"
 #include "virtio/device.h"
 #include "virtio/doorbell.h"
 
@@ -12,6 +13,11 @@ struct virtio_pci;
 /* Put the device on the bus, before the machine runs; doorbells may be NULL. 0/-errno. Free it before the bus and after the vCPUs have stopped. */
 int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const struct virtio_doorbells *doorbells,
 		   struct virtio_pci **transport);
-void virtio_pci_free(struct virtio_pci *transport);
+/*
+ * Have the calls of queues with a call_fd delivered by the CPU engine (KVM's irqfd) while their vector is unmasked. Before the
+ * machine runs. Without it, and with INTx, the device serves them.
+ */
+void virtio_pci_direct_calls(struct virtio_pci *transport, const struct virtio_calls *calls);
+void virtio_pci_free(struct virtio_pci *transport); /* of a device with a call_fd: before the device, when that has stopped */
 
 #endif
