@@ -55,8 +55,17 @@ static int attach_disk(struct machine_config *config, char *text, char *error, s
 	if (comma)
 		*comma = 0;
 	*d = (struct machine_disk){.path = text}; /* a path may hold '=' */
+	d->vhost_user = !strncmp(text, "vhost-user=", 11);
+	if (d->vhost_user)
+		d->path += 11;
 	while ((key = next_part(&rest, &value))) {
-		if (!strcmp(key, "ro") && !value)
+		if (d->vhost_user && !strcmp(key, "server") && !value)
+			d->server = true;
+		else if (d->vhost_user && !strcmp(key, "packed") && !value)
+			d->packed = true;
+		else if (d->vhost_user && strcmp(key, "queues") && strcmp(key, "bus"))
+			return refuse(error, size, "disk", key, value, "not server, packed, queues=1..16 or bus=pci|mmio");
+		else if (!strcmp(key, "ro") && !value)
 			d->read_only = true;
 		else if (!strcmp(key, "serial") && value && strlen(value) <= 20)
 			d->serial = value;
@@ -114,9 +123,18 @@ static int set_net_key(struct machine_net *n, const char *key, const char *value
 		n->forward[n->n_forwards++] = value;
 		return 0;
 	}
+	if (n->kind == MACHINE_NET_VHOST_USER && !strcmp(key, "server") && !value) {
+		n->server = true;
+		return 0;
+	}
+	if (n->kind == MACHINE_NET_VHOST_USER && !strcmp(key, "packed") && !value) {
+		n->packed = true;
+		return 0;
+	}
 	if (parse_bus(key, value, &n->bus))
 		return 0;
-	return refuse(error, size, "net", key, value, "not mac=, mtu=, queues=, bus=pci|mmio or (with user) fwd=");
+	return refuse(error, size, "net", key, value,
+		      "not mac=, mtu=, queues=, bus=pci|mmio, (with user) fwd= or (with vhost-user) server, packed");
 }
 
 static int attach_net(struct machine_config *config, char *text, char *error, size_t size)
@@ -129,9 +147,13 @@ static int attach_net(struct machine_config *config, char *text, char *error, si
 		return 0;
 	if (!strcmp(kind, "tap") && value)
 		n->kind = MACHINE_NET_TAP;
+	else if (!strcmp(kind, "vhost") && value)
+		n->kind = MACHINE_NET_VHOST;
+	else if (!strcmp(kind, "vhost-user") && value)
+		n->kind = MACHINE_NET_VHOST_USER;
 	else if (strcmp(kind, "user") || value)
-		return refuse(error, size, "net", kind, value, "not user, tap=NAME or none");
-	n->tap = value;
+		return refuse(error, size, "net", kind, value, "not user, tap=NAME, vhost=NAME, vhost-user=PATH or none");
+	*(n->kind == MACHINE_NET_VHOST_USER ? &n->socket : &n->tap) = value;
 	config->n_nets++;
 	while ((key = next_part(&rest, &value))) {
 		int err = set_net_key(n, key, value, error, size);

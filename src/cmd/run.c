@@ -60,9 +60,9 @@ static const struct option_def table[] = {
 	{.name = "populate", .kind = OPTION_FLAG, .value = &options.machine.populate,
 	 .help = "give the guest all its memory before the start"},
 	{.name = "disk", .kind = OPTION_LIST, .value = &options.disks, .arg = "FILE[,KEY...]",
-	 .help = "virtio disk: raw image or block device (more below)"},
+	 .help = "virtio disk: raw image, block device or vhost-user=PATH (more below)"},
 	{.name = "net", .kind = OPTION_LIST, .value = &options.nets, .arg = "KIND[,KEY...]",
-	 .help = "virtio network card: user, tap=NAME or none (user)"},
+	 .help = "virtio network card: user, tap=NAME, vhost=NAME, vhost-user=PATH or none (user)"},
 	{.name = "balloon", .kind = OPTION_STRING, .value = &options.balloon, .arg = "MIB[,socket=PATH]",
 	 .help = "virtio balloon that takes MIB from the guest"},
 	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
@@ -83,8 +83,13 @@ static void print_help(void)
 	options_help(stdout, table);
 	puts("\n--disk and --net may be given several times. Their keys:\n"
 	     "  --disk FILE[,ro][,serial=TEXT][,queues=N][,bus=pci|mmio]\n"
+	     "  --disk vhost-user=PATH[,server][,packed][,queues=N][,bus=...]\n"
 	     "  --net user[,fwd=tcp|udp:[ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=MAC][,mtu=N][,bus=...]\n"
-	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]");
+	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
+	     "  --net vhost=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
+	     "  --net vhost-user=PATH[,server][,packed][,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
+	     "vhost: a TAP served by the kernel (/dev/vhost-net). vhost-user: served by another program at\n"
+	     "the Unix socket PATH, to which guise connects (server: where it listens); it may be restarted.");
 	puts("\nExit status:\n"
 	     "  0   the guest powered off\n"
 	     "  1   the machine could not be started\n"

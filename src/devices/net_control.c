@@ -157,8 +157,9 @@ static bool set_offloads(struct net *net, uint8_t command, const uint8_t *data, 
 	       !net->port->ops->set_receive_offloads(net->port, net_guest_offloads(wanted));
 }
 
-static bool obey(struct net *net, const uint8_t *command, size_t bytes)
+static bool obey(void *opaque, const uint8_t *command, size_t bytes)
 {
+	struct net *net = opaque;
 	const uint8_t *data = command + 2;
 	bool ok;
 
@@ -194,7 +195,7 @@ static bool obey(struct net *net, const uint8_t *command, size_t bytes)
 	return ok;
 }
 
-void net_serve_control(struct net *net, struct virtio_queue *queue)
+void net_control_serve(struct virtio_queue *queue, net_control_fn *fn, void *opaque)
 {
 	struct iovec iov[CONTROL_SEGMENTS];
 	struct virtq_chain chain = { .iov = iov, .capacity = CONTROL_SEGMENTS };
@@ -213,7 +214,7 @@ void net_serve_control(struct net *net, struct virtio_queue *queue)
 				bytes += part;
 			}
 			if (chain.writable)
-				*(uint8_t *)iov[chain.readable].iov_base = chain.readable_bytes <= sizeof(command) && obey(net, command, bytes) ?
+				*(uint8_t *)iov[chain.readable].iov_base = chain.readable_bytes <= sizeof(command) && fn(opaque, command, bytes) ?
 										   VIRTIO_NET_OK : VIRTIO_NET_ERR;
 			virtio_push(queue, &chain, chain.writable ? 1 : 0);
 		}
@@ -221,4 +222,9 @@ void net_serve_control(struct net *net, struct virtio_queue *queue)
 	if (popped < 0)
 		virtio_queue_failed(queue);
 	virtio_call(queue);
+}
+
+void net_serve_control(struct net *net, struct virtio_queue *queue)
+{
+	net_control_serve(queue, obey, net);
 }

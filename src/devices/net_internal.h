@@ -51,6 +51,9 @@ struct net {
 void net_serve_receive(struct net_pair *pair);
 void net_serve_transmit(struct net_pair *pair);
 void net_serve_control(struct net *net, struct virtio_queue *queue);
+/* Serve a control queue: fn obeys one command (class, command, data), false: refused. */
+typedef bool net_control_fn(void *opaque, const uint8_t *command, size_t bytes);
+void net_control_serve(struct virtio_queue *queue, net_control_fn *fn, void *opaque);
 void net_filter_reset(struct net *net);
 /* Does the driver want a frame that starts with these 18 bytes? */
 bool net_filter_passes(struct net *net, const uint8_t *frame);

@@ -22,6 +22,7 @@
 #include "devices/serial.h"
 #include "devices/signals.h"
 #include "devices/vconsole.h"
+#include "devices/vhost.h"
 #include "kvm/kvm.h"
 #include "machine/boot.h"
 #include "machine/machine.h"
@@ -54,12 +55,14 @@ struct msi_route { /* an eventfd that the engine turns into an interrupt: msi.c 
 struct machine_blk {
 	struct disk *disk;
 	struct blk *blk;
+	struct served *served; /* instead, if somebody else keeps the disk */
 	struct machine_transport transport;
 };
 
 struct machine_nic {
 	struct port *port;
 	struct net *net;
+	struct served *served; /* instead of both, if somebody else moves the packets */
 	struct machine_transport transport;
 };
 
@@ -124,6 +127,14 @@ void machine_quit_typed(void *machine); /* Ctrl-A X */
 int virtio_devices_new(struct machine *m, char *error, size_t error_size);
 void virtio_devices_free(struct machine *m);
 void virtio_consoles_flush(struct machine *m); /* the loop is not running */
+
+int virtio_put_on_bus(struct machine *m, enum machine_bus bus, struct virtio_device *device, struct machine_transport *t);
+void virtio_take_off_bus(struct machine_transport *t);
+
+/* vhost.c: devices that somebody else serves. */
+int vhost_add_disk(struct machine *m, unsigned index, char *error, size_t error_size);
+int vhost_add_net(struct machine *m, unsigned index, const uint8_t mac[6], char *error, size_t error_size);
+void vhost_del(struct served *served, struct machine_transport *t); /* NULL: nothing */
 
 /* msi.c: calls of drivers that the engine delivers. */
 struct virtio_calls machine_calls(struct machine *m);

@@ -21,11 +21,16 @@ struct machine_disk { /* virtio-blk */
 	bool read_only;
 	unsigned n_queues; /* 0: one per vCPU, at most 4 */
 	enum machine_bus bus;
+	bool vhost_user; /* path is a socket, of a back end that keeps the disk */
+	bool server;	 /* vhost_user: listen there */
+	bool packed;	 /* vhost_user: offer packed rings */
 };
 
 struct machine_net { /* virtio-net */
-	enum { MACHINE_NET_USER, MACHINE_NET_TAP } kind;
-	const char *tap; /* interface */
+	enum { MACHINE_NET_USER, MACHINE_NET_TAP, MACHINE_NET_VHOST, MACHINE_NET_VHOST_USER } kind;
+	const char *tap; /* interface, also of vhost */
+	const char *socket; /* vhost_user */
+	bool server, packed; /* vhost_user: listen there; vhost, vhost_user: offer packed rings */
 	const char *forward[MACHINE_MAX_FORWARDS];
 	unsigned n_forwards;
 	bool has_mac;

@@ -17,7 +17,7 @@ static int set_doorbell(void *opaque, const struct virtio_doorbell *bell, bool o
 }
 
 /* On the bus that the device asks for, or else the machine's. 0/-errno. */
-static int put_on_bus(struct machine *m, enum machine_bus bus, struct virtio_device *device, struct machine_transport *t)
+int virtio_put_on_bus(struct machine *m, enum machine_bus bus, struct virtio_device *device, struct machine_transport *t)
 {
 	struct virtio_doorbells doorbells = {set_doorbell, m};
 	struct irq_wire irq;
@@ -32,7 +32,7 @@ static int put_on_bus(struct machine *m, enum machine_bus bus, struct virtio_dev
 	return virtio_mmio_new(m->bus, VIRTIO_MMIO_BASE + m->n_virtio_mmio++ * VIRTIO_MMIO_SIZE, &irq, device, &doorbells, &t->mmio);
 }
 
-static void take_off_bus(struct machine_transport *t)
+void virtio_take_off_bus(struct machine_transport *t)
 {
 	virtio_pci_free(t->pci);
 	virtio_mmio_free(t->mmio);
@@ -45,7 +45,11 @@ static int add_disk(struct machine *m, unsigned index, char *error, size_t size)
 	unsigned cpus = m->config.cpu_count < 4 ? m->config.cpu_count : 4;
 	struct blk_config blk = {m->config.name, config->serial, config->n_queues ? config->n_queues : cpus};
 	char why[256];
-	int err = disk_open(config->path, config->read_only ? DISK_READONLY : 0, &d->disk, why, sizeof(why));
+	int err;
+
+	if (config->vhost_user)
+		return vhost_add_disk(m, index, error, size);
+	err = disk_open(config->path, config->read_only ? DISK_READONLY : 0, &d->disk, why, sizeof(why));
 
 	if (err) {
 		snprintf(error, size, "disk %s", why);
@@ -53,7 +57,7 @@ static int add_disk(struct machine *m, unsigned index, char *error, size_t size)
 	}
 	err = blk_new(d->disk, &m->dma, &blk, &d->blk);
 	if (!err)
-		err = put_on_bus(m, config->bus, blk_device(d->blk), &d->transport);
+		err = virtio_put_on_bus(m, config->bus, blk_device(d->blk), &d->transport);
 	if (err)
 		snprintf(error, size, "disk %s: %s", config->path, strerror(-err));
 	return err;
@@ -77,6 +81,12 @@ static int add_net(struct machine *m, unsigned index, char *error, size_t size)
 	char why[256];
 	int err;
 
+	if (config->has_mac)
+		memcpy(net.mac, config->mac, 6);
+	else
+		derive_mac(m->config.name, index, net.mac);
+	if (config->kind == MACHINE_NET_VHOST || config->kind == MACHINE_NET_VHOST_USER)
+		return vhost_add_net(m, index, net.mac, error, size);
 	if (config->kind == MACHINE_NET_TAP)
 		err = port_tap_open(config->tap, config->n_queues, &n->port, why, sizeof(why));
 	else
@@ -85,13 +95,9 @@ static int add_net(struct machine *m, unsigned index, char *error, size_t size)
 		snprintf(error, size, "network: %s", why);
 		return err;
 	}
-	if (config->has_mac)
-		memcpy(net.mac, config->mac, 6);
-	else
-		derive_mac(m->config.name, index, net.mac);
 	err = net_new(n->port, &m->dma, &net, &n->net);
 	if (!err)
-		err = put_on_bus(m, config->bus, net_device(n->net), &n->transport);
+		err = virtio_put_on_bus(m, config->bus, net_device(n->net), &n->transport);
 	if (err)
 		snprintf(error, size, "network %s: %s%s", n->port->ops->kind, strerror(-err),
 			 net.n_pairs > n->port->n_queues ? " (more queues than it has)" : "");
@@ -127,7 +133,7 @@ static int add_console(struct machine *m, char *error, size_t size)
 		return err;
 	err = vconsole_new(m->loop, &m->dma, &config, &m->vconsole);
 	if (!err)
-		err = put_on_bus(m, MACHINE_BUS_DEFAULT, vconsole_device(m->vconsole), &m->vconsole_transport);
+		err = virtio_put_on_bus(m, MACHINE_BUS_DEFAULT, vconsole_device(m->vconsole), &m->vconsole_transport);
 	if (err)
 		snprintf(error, size, "virtio console: %s", strerror(-err));
 	return err;
@@ -141,7 +147,7 @@ static int add_rng(struct machine *m, char *error, size_t size)
 		return 0;
 	err = rng_new(m->loop, &m->dma, &m->rng);
 	if (!err)
-		err = put_on_bus(m, MACHINE_BUS_DEFAULT, rng_device(m->rng), &m->rng_transport);
+		err = virtio_put_on_bus(m, MACHINE_BUS_DEFAULT, rng_device(m->rng), &m->rng_transport);
 	if (err)
 		snprintf(error, size, "rng: %s", strerror(-err));
 	return err;
@@ -157,7 +163,7 @@ static int add_balloon(struct machine *m, char *error, size_t size)
 		return 0;
 	err = balloon_new(m->loop, &m->dma, m->config.mem_size, &m->balloon);
 	if (!err)
-		err = put_on_bus(m, config->bus, balloon_device(m->balloon), &m->balloon_transport);
+		err = virtio_put_on_bus(m, config->bus, balloon_device(m->balloon), &m->balloon_transport);
 	if (!err && balloon_set_target(m->balloon, config->size)) {
 		snprintf(why, sizeof(why), "larger than the guest's memory");
 		err = -EINVAL;
@@ -197,22 +203,24 @@ void virtio_devices_free(struct machine *m)
 {
 	balloon_socket_free(m->balloon_socket);
 	balloon_free(m->balloon);
-	take_off_bus(&m->balloon_transport);
+	virtio_take_off_bus(&m->balloon_transport);
 	vconsole_free(m->vconsole);
-	take_off_bus(&m->vconsole_transport);
+	virtio_take_off_bus(&m->vconsole_transport);
 	for (unsigned k = 0; k <= m->config.n_ports; k++)
 		console_close(m->port_console[k]);
 	rng_free(m->rng);
-	take_off_bus(&m->rng_transport);
+	virtio_take_off_bus(&m->rng_transport);
 	for (unsigned k = 0; k < m->config.n_nets; k++) {
+		vhost_del(m->nic[k].served, &m->nic[k].transport);
 		net_free(m->nic[k].net);
-		take_off_bus(&m->nic[k].transport);
+		virtio_take_off_bus(&m->nic[k].transport);
 		if (m->nic[k].port)
 			m->nic[k].port->ops->close(m->nic[k].port);
 	}
 	for (unsigned k = 0; k < m->config.n_disks; k++) {
+		vhost_del(m->blk[k].served, &m->blk[k].transport);
 		blk_free(m->blk[k].blk);
-		take_off_bus(&m->blk[k].transport);
+		virtio_take_off_bus(&m->blk[k].transport);
 		disk_close(m->blk[k].disk);
 	}
 }

@@ -442,8 +442,11 @@ int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **o
 	int err = -ENOMEM;
 
 	snprintf(why, why_size, "%s", strerror(ENOMEM));
-	if (!link)
+	if (!link) {
+		if (config->device)
+			config->device->ops->close(config->device);
 		return -ENOMEM;
+	}
 	link->config = *config;
 	link->wake_fd = link->err_fd = link->inflight.fd = link->log_fd = link->abort_fd = -1;
 	if (!link->config.timeout_ms)
@@ -459,9 +462,7 @@ int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **o
 	if (err) {
 		if (!why[0])
 			snprintf(why, why_size, "%s", strerror(-err));
-		link->config.device = NULL; /* the caller's again */
-		if (config->device)
-			link->v = NULL;
+		link->v = config->device;
 		vhost_link_free(link);
 		return err;
 	}

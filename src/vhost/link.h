@@ -36,7 +36,7 @@ struct vhost_link_config {
 	/* Either a vhost-user socket: connect to path, or listen there if `server`... */
 	const char *path;
 	bool server;
-	/* ... or an open kernel vhost (or socket pair), which the link takes over and which does not come back. */
+	/* ... or an open kernel vhost: the link's from vhost_link_new() on, also when that fails. It does not come back. */
 	struct vhost *device;
 	unsigned device_id;	/* virtio 1.3, chapter 5: for names in messages */
 	uint64_t features;	/* feature bits that the owner understands; no other is ever set */
