@@ -194,6 +194,16 @@ static int meet(struct vhost_link *link)
 	return err;
 }
 
+static bool is_ending(struct vhost_link *link)
+{
+	bool ending;
+
+	pthread_mutex_lock(&link->abort_lock);
+	ending = link->is_ending;
+	pthread_mutex_unlock(&link->abort_lock);
+	return ending;
+}
+
 static void config_changed(void *opaque)
 {
 	struct vhost_link *link = opaque;
@@ -208,7 +218,7 @@ static void socket_ready(void *opaque, uint32_t events)
 	int err;
 
 	pthread_mutex_lock(&link->lock);
-	err = link->v ? vhost_frontend_check(link->v) : 0;
+	err = link->v && !is_ending(link) ? vhost_frontend_check(link->v) : 0;
 	if (err) {
 		log_info("%s: vhost: the back end is gone%s%s", link->config.owner, err == -ECONNRESET ? "" : ": ",
 			 err == -ECONNRESET ? "" : strerror(-err));
