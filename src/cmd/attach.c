@@ -220,3 +220,24 @@ int attach_balloon(struct machine_config *config, char *text, char *error, size_
 	}
 	return 0;
 }
+
+int attach_vsock(struct machine_config *config, char *text, char *error, size_t size)
+{
+	struct machine_vsock *v = &config->vsock;
+	char *rest = text, *value, *cid, *path, *key;
+	uint64_t n;
+
+	if (!text)
+		return 0;
+	cid = next_part(&rest, &value);
+	if (value || parse_uint(cid, &n) || n < 3 || n >= UINT32_MAX)
+		return refuse(error, size, "vsock", cid, value, "not a context id from 3 to 4294967294");
+	path = next_part(&rest, &value);
+	if (!path || !*path || value)
+		return refuse(error, size, "vsock", cid, NULL, "give CID,PATH with a path without '=' and ','");
+	*v = (struct machine_vsock){.cid = (uint32_t)n, .path = path};
+	while ((key = next_part(&rest, &value)))
+		if (!parse_bus(key, value, &v->bus))
+			return refuse(error, size, "vsock", key, value, "not bus=pci|mmio");
+	return 0;
+}

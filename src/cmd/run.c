@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/log.h"
 #include "cmd/attach.h"
@@ -28,7 +29,7 @@ static struct {
 	struct machine_config machine;
 	unsigned engine, virtio;
 	struct option_list disks, nets, ports;
-	const char *balloon;
+	const char *balloon, *vsock;
 	bool no_rng, help, verbose;
 } options = {
 	.machine = {.name = "vm", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
@@ -65,6 +66,8 @@ static const struct option_def table[] = {
 	 .help = "virtio network card: user, tap=NAME, vhost=NAME, vhost-user=PATH or none (user)"},
 	{.name = "balloon", .kind = OPTION_STRING, .value = &options.balloon, .arg = "MIB[,socket=PATH]",
 	 .help = "virtio balloon that takes MIB from the guest"},
+	{.name = "vsock", .kind = OPTION_STRING, .value = &options.vsock, .arg = "CID,PATH",
+	 .help = "virtio sockets, on the host Unix sockets at PATH"},
 	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
 	 .help = "where virtio devices are: pci or mmio (pci)"},
 	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
@@ -106,6 +109,17 @@ static void on_signal(int number)
 {
 	if (signalled)
 		machine_quit(signalled);
+}
+
+/* A connection or a port of the guest costs a descriptor, and the usual soft limit is for programs that use select(). */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max < 65536 ? limit.rlim_max : 65536;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
 }
 
 static void catch_signals(struct machine *machine)
@@ -165,9 +179,11 @@ int cmd_run(int argc, char **argv)
 	if (attach_disks(&options.machine, &options.disks, error, sizeof(error)) ||
 	    attach_nets(&options.machine, &options.nets, error, sizeof(error)) ||
 	    attach_ports(&options.machine, &options.ports, error, sizeof(error)) ||
-	    attach_balloon(&options.machine, (char *)options.balloon, error, sizeof(error)))
+	    attach_balloon(&options.machine, (char *)options.balloon, error, sizeof(error)) ||
+	    attach_vsock(&options.machine, (char *)options.vsock, error, sizeof(error)))
 		return usage_error("run", error);
 	signal(SIGPIPE, SIG_IGN);
+	raise_file_limit();
 	if (machine_new(&options.machine, &machine, error, sizeof(error))) {
 		log_error("%s", error);
 		return MACHINE_REFUSED;

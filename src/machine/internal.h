@@ -23,6 +23,7 @@
 #include "devices/signals.h"
 #include "devices/vconsole.h"
 #include "devices/vhost.h"
+#include "devices/vsock.h"
 #include "kvm/kvm.h"
 #include "machine/boot.h"
 #include "machine/machine.h"
@@ -97,6 +98,8 @@ struct machine {
 	struct balloon *balloon;
 	struct balloon_socket *balloon_socket;
 	struct machine_transport balloon_transport;
+	struct vsock *vsock;
+	struct machine_transport vsock_transport;
 	struct rng *rng;
 	struct machine_transport rng_transport;
 	unsigned n_virtio_mmio;

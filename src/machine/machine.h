@@ -52,6 +52,12 @@ struct machine_balloon {
 	enum machine_bus bus;
 };
 
+struct machine_vsock {
+	uint32_t cid;	  /* 0: no such device */
+	const char *path; /* see devices/vsock.h */
+	enum machine_bus bus;
+};
+
 struct machine_config {
 	const char *name; /* for threads, processes and messages */
 	const char *kernel, *initrd, *cmdline; /* initrd and cmdline may be NULL */
@@ -67,6 +73,7 @@ struct machine_config {
 	struct machine_port port[MACHINE_MAX_PORTS];
 	unsigned n_ports; /* with none of both there is no virtio console */
 	struct machine_balloon balloon;
+	struct machine_vsock vsock;
 	bool rng;
 	enum machine_bus virtio_bus; /* for devices that do not say */
 	enum kvm_engine engine;

@@ -175,6 +175,22 @@ static int add_balloon(struct machine *m, char *error, size_t size)
 	return err;
 }
 
+static int add_vsock(struct machine *m, char *error, size_t size)
+{
+	const struct vsock_config config = {.owner = m->config.name, .cid = m->config.vsock.cid, .path = m->config.vsock.path};
+	char why[256] = "";
+	int err;
+
+	if (!config.cid)
+		return 0;
+	err = vsock_new(&m->dma, &config, &m->vsock, why, sizeof(why));
+	if (!err)
+		err = virtio_put_on_bus(m, m->config.vsock.bus, vsock_device(m->vsock), &m->vsock_transport);
+	if (err)
+		snprintf(error, size, "vsock: %s", *why ? why : strerror(-err));
+	return err;
+}
+
 int virtio_devices_new(struct machine *m, char *error, size_t size)
 {
 	int err = 0;
@@ -189,6 +205,8 @@ int virtio_devices_new(struct machine *m, char *error, size_t size)
 		err = add_console(m, error, size);
 	if (!err)
 		err = add_balloon(m, error, size);
+	if (!err)
+		err = add_vsock(m, error, size);
 	return err;
 }
 
@@ -201,6 +219,8 @@ void virtio_consoles_flush(struct machine *m)
 
 void virtio_devices_free(struct machine *m)
 {
+	vsock_free(m->vsock);
+	virtio_take_off_bus(&m->vsock_transport);
 	balloon_socket_free(m->balloon_socket);
 	balloon_free(m->balloon);
 	virtio_take_off_bus(&m->balloon_transport);

@@ -105,3 +105,8 @@ void *driver_wait(struct test_driver *t, unsigned queue, uint32_t *written)
 		eventfd_read(t->call_fd, &count);
 	}
 }
+
+bool driver_pending(struct test_driver *t, unsigned queue)
+{
+	return virtq_driver_enable_calls(&t->queue[queue]);
+}

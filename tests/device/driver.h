@@ -29,5 +29,7 @@ void driver_send(struct test_driver *t, unsigned queue, const struct virtq_segme
 		 unsigned writable, void *token);
 /* Wait (10 s at most) for a used chain: its token; fails the test if none comes. */
 void *driver_wait(struct test_driver *t, unsigned queue, uint32_t *written);
+/* Is a used chain there already? */
+bool driver_pending(struct test_driver *t, unsigned queue);
 
 #endif
