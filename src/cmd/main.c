@@ -12,6 +12,7 @@ static const struct command {
 } commands[] = {
 	{"run", cmd_run, "run a virtual machine"},
 	{"kvm", cmd_kvm, "run another VMM with softkvm as its /dev/kvm"},
+	{"port", cmd_port, "move packets through a network port: generate, count, reflect, forward"},
 	{"check", cmd_check, "say what this host offers and what is missing"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this"},

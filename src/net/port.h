@@ -1,39 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A network attachment: where frames come from and go to. A VM's network card talks to one port; a switch is many ports
- * and a table.
- *
- * Every packet carries a struct virtio_net_hdr_v1 in front of the frame, in both directions, so that checksum and
- * segmentation offloads pass through a port unchanged or are done in it. What a port cannot do it does not offer.
- *
- * Threads: a queue's calls come from one thread at a time; different queues may be used by different threads.
+ * What is behind a port (guise/port.h has what its users see): the seam for kinds of ports, and the kinds of this folder. virtio_user/
+ * has those that are made of virtqueues.
  */
 #ifndef GUISE_NET_PORT_H
 #define GUISE_NET_PORT_H
 
-#include <linux/virtio_net.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/uio.h>
+#include <guise/port.h>
 
-enum { PORT_HEADER = sizeof(struct virtio_net_hdr_v1), PORT_MAX_PACKET = PORT_HEADER + 65536 + 14 };
+struct port_pool;
 
-struct port_packet {
-	const struct iovec *iov; /* the header first; framed as the caller likes */
-	unsigned n_iov;
-	uint32_t bytes; /* send: of the packet; receive: room in iov, then what was put there */
-};
+enum { PORT_MAX_QUEUES = 64 };
 
-/* Offloads: what may be left undone in a packet that is sent to the port, or that it hands out. */
-enum { PORT_CSUM = 1, PORT_TSO4 = 2, PORT_TSO6 = 4, PORT_ECN = 8, PORT_UFO = 16, PORT_USO = 32 };
-
-struct port;
-
+/* What a kind of port does. The calls are those of guise/port.h, which says more; NULL where it has nothing to do. */
 struct port_ops {
 	const char *kind; /* "user", "tap", ... */
-	/* Send up to n packets; how many were taken (dropped ones too), or -errno. Does not block. */
 	int (*send)(struct port *port, unsigned queue, const struct port_packet *packets, unsigned n);
-	/* Fill up to n packets; how many were filled, 0: none waiting. Does not block. A packet that does not fit is dropped. */
 	int (*receive)(struct port *port, unsigned queue, struct port_packet *packets, unsigned n);
 	int (*receive_fd)(struct port *port, unsigned queue); /* readable while packets wait; the port's */
 	/* The reader accepts these offloads in what it receives. Returns 0/-errno. NULL: nothing to set. */
@@ -41,10 +23,20 @@ struct port_ops {
 	/* Use the first n queues only. NULL: nothing to set. */
 	int (*set_queues)(struct port *port, unsigned n);
 	void (*close)(struct port *port);
+	const struct port_burst_ops *burst; /* NULL: buffers of port.pool, copied by send and receive */
+	void (*set_polling)(struct port *port, bool on);
+	bool (*is_up)(const struct port *port);		/* NULL: always */
+	int (*wait)(struct port *port, int timeout_ms); /* NULL: it is up */
+	/* NULL: port.counters is all */
+	void (*counters)(const struct port *port, struct port_counters *counters);
 };
 
-struct port_counters {
-	uint64_t tx_packets, tx_bytes, tx_dropped, rx_packets, rx_bytes, rx_dropped;
+/* Ports that have buffers of their own: all four, none NULL. */
+struct port_burst_ops {
+	unsigned (*lend)(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n);
+	unsigned (*submit)(struct port *port, unsigned queue, const struct port_buffer *buffers, unsigned n);
+	unsigned (*collect)(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n);
+	void (*give_back)(struct port *port, unsigned queue, const struct port_buffer *buffers, unsigned n);
 };
 
 struct port {
@@ -53,6 +45,7 @@ struct port {
 	unsigned send_offloads, receive_offloads; /* PORT_*: what it can take and give */
 	uint16_t mtu;
 	struct port_counters counters;
+	struct port_pool *pool[PORT_MAX_QUEUES]; /* made when first lent from; port_pool.c */
 };
 
 /*
@@ -64,5 +57,12 @@ int port_user_open(const char *owner, const char *const *forwards, unsigned n, s
 
 /* An existing or new TAP interface with vnet headers and up to n_queues queues. 0/-errno with a sentence in why. */
 int port_tap_open(const char *name, unsigned n_queues, struct port **port, char *why, unsigned why_size);
+
+/* Buffers for ports that have none (port_pool.c): what port_lend() and the others do for them. */
+unsigned port_pool_lend(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n);
+unsigned port_pool_submit(struct port *port, unsigned queue, const struct port_buffer *buffers, unsigned n);
+unsigned port_pool_collect(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n);
+void port_pool_give_back(struct port *port, unsigned queue, const struct port_buffer *buffers, unsigned n);
+void port_pool_free(struct port *port);
 
 #endif

@@ -33,7 +33,7 @@ struct test_port {
 	unsigned n_waiting;
 };
 
-static int port_send(struct port *port, unsigned queue, const struct port_packet *packets, unsigned n)
+static int test_send(struct port *port, unsigned queue, const struct port_packet *packets, unsigned n)
 {
 	struct test_port *p = (struct test_port *)port;
 
@@ -50,7 +50,7 @@ static int port_send(struct port *port, unsigned queue, const struct port_packet
 	return (int)n;
 }
 
-static int port_receive(struct port *port, unsigned queue, struct port_packet *packets, unsigned n)
+static int test_receive(struct port *port, unsigned queue, struct port_packet *packets, unsigned n)
 {
 	struct test_port *p = (struct test_port *)port;
 	int filled = 0;
@@ -83,12 +83,12 @@ static int port_receive(struct port *port, unsigned queue, struct port_packet *p
 	return filled;
 }
 
-static int port_receive_fd(struct port *port, unsigned queue)
+static int test_receive_fd(struct port *port, unsigned queue)
 {
 	return ((struct test_port *)port)->ready_fd;
 }
 
-static const struct port_ops port_ops = {.kind = "test", .send = port_send, .receive = port_receive, .receive_fd = port_receive_fd};
+static const struct port_ops port_ops = {.kind = "test", .send = test_send, .receive = test_receive, .receive_fd = test_receive_fd};
 
 struct fixture {
 	struct test_driver driver;

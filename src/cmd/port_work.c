@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Packets through ports: made, counted, checked, sent back, answered, passed on. A thread does nothing else for its queue, by bursts
+ * through the port's own buffers. Without --poll it sleeps on the port's descriptor whenever there is nothing to do.
+ */
+#include "cmd/port_work.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/loop.h"
+#include "cmd/port_frames.h"
+
+const char *const work_mode_names[] = { "sink", "send", "exchange", "reflect", "echo", "forward", NULL };
+
+enum { SLEEP_MS = 50, SHORT_NS = 20000 };
+
+/* n packets went through: rates are taken from windows, so that a thread that did not run for a while spoils few of them. */
+static void count(struct work_queue *w, unsigned n)
+{
+	uint64_t now;
+
+	w->window_packets += n;
+	if (++w->calls % 16)
+		return;
+	now = now_ns();
+	if (now - w->window_start < WINDOW_NS)
+		return;
+	if (w->window_start && w->n_windows < WINDOWS_MAX)
+		w->window[w->n_windows++] = (float)((double)w->window_packets * 1e9 / (double)(now - w->window_start));
+	w->window_start = now;
+	w->window_packets = 0;
+}
+
+static void short_sleep(void)
+{
+	nanosleep(&(struct timespec){ 0, SHORT_NS }, NULL);
+}
+
+/* --- sending --- */
+
+static void make(struct work_queue *w, struct port_buffer *b)
+{
+	static const uint8_t to[6] = { 2, 0, 0, 0, 0, 1 };
+	struct work *work = w->work;
+
+	memset(b->data, 0, PORT_HEADER);
+	frame_headers(b->data + PORT_HEADER, work->bytes, work->mac, to);
+	if (work->check)
+		frame_fill(b->data + PORT_HEADER, work->bytes, w->next_number++);
+	else
+		frame_number(b->data + PORT_HEADER, w->next_number++);
+	b->bytes = PORT_HEADER + work->bytes;
+}
+
+/* How many packets may be sent now, by the rate that is asked for. */
+static unsigned allowance(struct work_queue *w, uint64_t start)
+{
+	struct work *work = w->work;
+	uint64_t due = work->burst + w->sent;
+
+	if (work->rate > 0)
+		due = (uint64_t)((double)(now_ns() - start) * 1e-9 * work->rate);
+	if (work->count && due > work->count)
+		due = work->count;
+	if (due <= w->sent)
+		return 0;
+	return due - w->sent < work->burst ? (unsigned)(due - w->sent) : work->burst;
+}
+
+/* One burst. How many packets went. */
+static unsigned send_burst(struct work_queue *w, uint64_t start)
+{
+	struct port *port = w->work->port[0];
+	struct port_buffer buffer[WORK_BURST];
+	unsigned want = port_is_up(port) ? allowance(w, start) : 0, lent, sent;
+
+	lent = want ? port_lend(port, w->queue, buffer, want) : 0;
+	for (unsigned k = 0; k < lent; k++)
+		make(w, &buffer[k]);
+	sent = lent ? port_submit(port, w->queue, buffer, lent) : 0;
+	if (sent < lent) {
+		port_give_back(port, w->queue, buffer + sent, lent - sent);
+		w->next_number -= lent - sent;
+	}
+	w->sent += sent;
+	return sent;
+}
+
+/* --- receiving --- */
+
+/* A packet of several buffers is checked by its first, for these frames are made to fit one. */
+static void look_at(struct work_queue *w, const struct port_buffer *b)
+{
+	uint64_t number;
+
+	if (!w->work->check)
+		return;
+	if (b->bytes < PORT_HEADER || !frame_check(b->data + PORT_HEADER, b->bytes - PORT_HEADER, &number)) {
+		w->damaged++;
+		return;
+	}
+	w->checked++;
+	w->out_of_order += number < w->expected;
+	w->expected = number + 1;
+}
+
+static unsigned sink_burst(struct work_queue *w)
+{
+	struct port_buffer buffer[WORK_BURST];
+	unsigned got = port_collect(w->work->port[0], w->queue, buffer, w->work->burst), packets = 0;
+
+	for (unsigned k = 0; k < got; k++) {
+		if (k == 0 || !buffer[k - 1].more) {
+			look_at(w, &buffer[k]);
+			packets++;
+		}
+	}
+	port_give_back(w->work->port[0], w->queue, buffer, got);
+	w->received += packets;
+	return packets;
+}
+
+/* Packets of `from` to `to`, each changed by `change` (may be NULL; false: not passed on). */
+static unsigned pass(struct work_queue *w, struct port *from, struct port *to, bool (*change)(struct work *, struct port_buffer *))
+{
+	struct port_buffer in[WORK_BURST], out[WORK_BURST];
+	unsigned got = port_collect(from, w->queue, in, w->work->burst), lent, filled = 0, sent, packets = 0;
+
+	lent = got ? port_lend(to, w->queue, out, got) : 0;
+	for (unsigned k = 0; k < got && filled < lent; k++) {
+		if (in[k].bytes > out[filled].room)
+			continue;
+		memcpy(out[filled].data, in[k].data, in[k].bytes);
+		out[filled].bytes = in[k].bytes;
+		out[filled].more = in[k].more;
+		if (!change || change(w->work, &out[filled])) {
+			packets += !in[k].more;
+			filled++;
+		}
+	}
+	while (filled && out[filled - 1].more) /* its rest found no room */
+		filled--;
+	sent = filled ? port_submit(to, w->queue, out, filled) : 0;
+	if (sent < lent)
+		port_give_back(to, w->queue, out + sent, lent - sent);
+	port_give_back(from, w->queue, in, got);
+	for (unsigned k = 0; k < got; k++)
+		w->received += !in[k].more;
+	w->sent += packets;
+	return got;
+}
+
+static bool swap(struct work *work, struct port_buffer *b)
+{
+	if (b->bytes >= PORT_HEADER + 14)
+		frame_swap_macs(b->data + PORT_HEADER);
+	return true;
+}
+
+static bool answer(struct work *work, struct port_buffer *b)
+{
+	bool is_answered = !b->more && b->bytes > PORT_HEADER && frame_answer(b->data + PORT_HEADER, b->bytes - PORT_HEADER, work->mac);
+
+	memset(b->data, 0, PORT_HEADER); /* checksums are whole */
+	return is_answered;
+}
+
+/* --- the thread --- */
+
+static void wait_for_packets(struct work_queue *w)
+{
+	struct work *work = w->work;
+	unsigned n_ports = work->mode == WORK_FORWARD ? 2 : 1;
+	struct pollfd fds[2];
+
+	if (work->mode == WORK_SEND || work->mode == WORK_EXCHANGE) {
+		short_sleep();
+		return;
+	}
+	for (unsigned k = 0; k < n_ports; k++)
+		fds[k] = (struct pollfd){ port_receive_fd(work->port[k], w->queue), POLLIN, 0 };
+	poll(fds, n_ports, SLEEP_MS);
+}
+
+static unsigned step(struct work_queue *w, uint64_t start)
+{
+	struct work *work = w->work;
+	unsigned did = 0;
+
+	switch (work->mode) {
+	case WORK_SEND:
+		return send_burst(w, start);
+	case WORK_EXCHANGE:
+		did = sink_burst(w);
+		send_burst(w, start);
+		return did;
+	case WORK_REFLECT:
+		return pass(w, work->port[0], work->port[0], swap);
+	case WORK_ECHO:
+		return pass(w, work->port[0], work->port[0], answer);
+	case WORK_FORWARD:
+		did = pass(w, work->port[0], work->port[1], NULL);
+		return did + pass(w, work->port[1], work->port[0], NULL);
+	default:
+		return sink_burst(w);
+	}
+}
+
+static bool is_done(const struct work_queue *w)
+{
+	const struct work *work = w->work;
+	uint64_t so_far = work->mode == WORK_SEND ? w->sent : w->received;
+
+	return work->count && so_far >= work->count;
+}
+
+void *work_run(void *arg)
+{
+	struct work_queue *w = arg;
+	uint64_t start = now_ns();
+	cpu_set_t set;
+
+	if (w->work->cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET((unsigned)w->work->cpu + w->queue, &set);
+		sched_setaffinity(0, sizeof(set), &set);
+	}
+	while (!atomic_load_explicit(&w->work->stop, memory_order_relaxed)) {
+		unsigned did = step(w, start);
+
+		if (did)
+			count(w, did);
+		else if (is_done(w))
+			atomic_store(&w->done, true), short_sleep();
+		else if (!w->work->polling)
+			wait_for_packets(w);
+	}
+	return NULL;
+}
