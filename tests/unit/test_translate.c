@@ -33,6 +33,7 @@ struct program {
 	uint8_t code[MAX_PROGRAM];
 	unsigned size, insns;
 	uint64_t gpr[16], rflags;
+	uint32_t fs_limit, gs_attr; /* of 32-bit code */
 	uint8_t data[DATA_SIZE];
 	uint8_t vectors[VECTOR_STATE];
 	uint8_t page[DATA_SIZE / 4096];
@@ -72,7 +73,8 @@ static bool is_excluded(const struct insn *i)
 	case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE: case SEM_XRSTOR: case SEM_XSAVEOPT: case SEM_XSAVEC:
 	case SEM_FNSAVE: case SEM_FNSTENV: case SEM_FLDENV: case SEM_FRSTOR: case SEM_LDMXCSR: /* FDP is not kept by translated code */
 	case SEM_CLFLUSH: case SEM_RDPID: case SEM_MASKMOV: case SEM_STD: case SEM_LSL: case SEM_LAR: case SEM_VERR: case SEM_VERW:
-	case SEM_POPA: case SEM_ARPL: case SEM_BOUND: case SEM_SLDT: case SEM_STR: case SEM_SGDT: case SEM_SIDT: case SEM_SMSW: case SEM_MOV_TO_SEG: case SEM_MOV_FROM_SEG:
+	case SEM_POPA: case SEM_ARPL: case SEM_BOUND: case SEM_SLDT: case SEM_STR: case SEM_SGDT: case SEM_SIDT: case SEM_SMSW:
+	case SEM_MOV_TO_SEG: case SEM_MOV_FROM_SEG:
 		return true;
 	default:
 		return i->row->branch != BR_NONE || i->row->attrs & (INSN_PRIV | INSN_END | INSN_STRING | INSN_VSIB) ||
@@ -232,6 +234,10 @@ static void make_program(struct program *p)
 
 		memcpy(p->data + k, &x, 8);
 	}
+	p->fs_limit = random_below(&rnd, 2) ? 0xffffffff : HARNESS_DATA + 0x2000 + random_below(&rnd, 0x1000);
+	p->gs_attr = SEG_P | SEG_S | SEG_G | SEG_DB | SEG_TYPE_RW | SEG_TYPE_ACCESSED; /* or read-only, or null */
+	if (!random_below(&rnd, 4))
+		p->gs_attr ^= random_below(&rnd, 2) ? SEG_TYPE_RW : SEG_UNUSABLE;
 	make_vectors(p);
 	for (unsigned k = 0; k < sizeof(p->page); k++)
 		p->page[k] = (uint8_t)(random_below(&rnd, 12) ? PAGE_WRITABLE : 1 + random_below(&rnd, 2));
@@ -263,6 +269,8 @@ static void load(struct harness *h, const struct program *p)
 	h->v->rflags = p->rflags;
 	if (mode == MODE_32) {
 		h->v->seg[SEG_FS].base = 0x40;
+		h->v->seg[SEG_FS].limit = p->fs_limit;
+		h->v->seg[SEG_GS].attr = (uint16_t)p->gs_attr;
 		h->v->seg[SEG_GS].base = 0xffffff80;
 	}
 	h->v->rip = HARNESS_CODE;
