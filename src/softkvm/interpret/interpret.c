@@ -11,20 +11,23 @@
 #include "softkvm/interpret/decode_cache.h"
 #include "softkvm/interpret/operand.h"
 
+/* Outside 64-bit mode code ends at its segment's limit, whoever decoded these bytes before. */
+static inline bool is_within_code(const struct vcpu *v, const struct code_block *block)
+{
+	return v->mode == MODE_64 || v->rip + block->bytes - 1 <= v->seg[SEG_CS].limit;
+}
+
 static inline const struct code_block *lookup(struct vcpu *v)
 {
 	const struct code_block *block;
 	const uint8_t *hva;
 
-	if (likely(v->mode == MODE_64)) {
-		hva = tlb_probe(v, TLB_FETCH, v->rip, 1);
-		if (likely(hva)) {
-			block = v->decode->slot[MODE_64][block_slot(hva)];
-			if (likely(block->hva == hva &&
-				   block->generation == atomic_load_explicit(&block->page->generation,
-									     memory_order_acquire)))
-				return block;
-		}
+	hva = tlb_probe(v, TLB_FETCH, likely(v->mode == MODE_64) ? v->rip : (uint32_t)(v->seg[SEG_CS].base + v->rip), 1);
+	if (likely(hva)) {
+		block = v->decode->slot[v->mode][block_slot(hva)];
+		if (likely(block->hva == hva && is_within_code(v, block) &&
+			   block->generation == atomic_load_explicit(&block->page->generation, memory_order_acquire)))
+			return block;
 	}
 	return decode_lookup_slow(v);
 }
