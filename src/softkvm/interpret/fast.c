@@ -20,13 +20,17 @@ static insn_handler *pick(const struct forms *forms, const struct insn *i)
 	return NULL;
 }
 
+/* The forms that stand on operand.h alone mean the same in every mode. */
+static insn_handler *fast_in_any_mode(const struct insn *i)
+{
+	return pick(i->row->sem == SEM_MOV ? &mov_forms : alu_forms(i->row->sem), i);
+}
+
 insn_handler *fast_handler(const struct insn *i)
 {
 	if (i->mode != MODE_64)
-		return NULL;
+		return fast_in_any_mode(i);
 	switch (i->row->sem) {
-	case SEM_MOV:
-		return pick(&mov_forms, i);
 	case SEM_MOVZX:
 		return movzx_form(i);
 	case SEM_LEA:
@@ -40,6 +44,6 @@ insn_handler *fast_handler(const struct insn *i)
 	case SEM_JMP_REL:
 		return jmp_form(i);
 	default:
-		return pick(alu_forms(i->row->sem), i);
+		return fast_in_any_mode(i);
 	}
 }

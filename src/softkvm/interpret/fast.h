@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Handlers for the hot forms of instructions: 64-bit mode, operand kinds and size known when it is decoded.
- * They are instances of the same templates as the general op_*, in the same files.
+ * Handlers for the hot forms of instructions, operand kinds and size known when it is decoded; but for MOV and
+ * arithmetic in 64-bit mode only. They are instances of the same templates as the general op_*, in the same files.
  */
 #ifndef GUISE_SOFTKVM_INTERPRET_FAST_H
 #define GUISE_SOFTKVM_INTERPRET_FAST_H
