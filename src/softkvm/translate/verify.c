@@ -125,25 +125,33 @@ static void state_put(struct vcpu *v, const struct state *s)
 	v->halted = false;
 }
 
-/* Vector registers alone: pointers to the last x87 instruction and unused bytes are no part of the comparison. */
+/* A component in its initial state is what these bytes say, whatever its own bytes say. */
+static const struct xsave_area initial_state = { .fcw = FCW_INIT };
+
+static const uint8_t *component(const struct state *s, uint64_t bit, unsigned offset)
+{
+	const struct xsave_area *x = (const void *)s->fpu;
+
+	return (x->xstate_bv & bit ? s->fpu : (const uint8_t *)&initial_state) + offset;
+}
+
+/* Pointers to the last x87 instruction and unused bytes are no part of the comparison. */
 static bool same_fpu(const struct state *a, const struct state *b)
 {
-	static const uint16_t parts[][2] = { { 0, 5 }, { 24, 4 }, { 32, 384 } };
-	const struct xsave_area *xa = (const void *)a->fpu, *xb = (const void *)b->fpu;
-	uint64_t used = xa->xstate_bv | xb->xstate_bv;
+	static const struct part {
+		uint16_t offset, size;
+		uint8_t bit;
+	} parts[] = {
+		{ offsetof(struct xsave_area, fcw), 5, XSTATE_X87 }, { offsetof(struct xsave_area, st), 128, XSTATE_X87 },
+		{ offsetof(struct xsave_area, xmm), 256, XSTATE_SSE }, { offsetof(struct xsave_area, ymmh), 256, XSTATE_AVX },
+	};
 
 	if (a->fpu == b->fpu)
 		return true;
-	for (unsigned k = 0; k < sizeof(parts) / sizeof(parts[0]); k++) {
-		bool x87 = k != 1;
-
-		if (x87 && xa->xstate_bv != xb->xstate_bv && !(used & (XSTATE_X87 | XSTATE_SSE)))
-			continue;
-		if (!same_bytes(a->fpu + parts[k][0], b->fpu + parts[k][0], parts[k][1]))
+	for (const struct part *p = parts; p < parts + sizeof(parts) / sizeof(parts[0]); p++)
+		if (!same_bytes(component(a, p->bit, p->offset), component(b, p->bit, p->offset), p->size))
 			return false;
-	}
-	return (xa->xstate_bv & XSTATE_AVX) != (xb->xstate_bv & XSTATE_AVX) || !(used & XSTATE_AVX) ||
-	       same_bytes(a->fpu + 576, b->fpu + 576, 256);
+	return ((const struct xsave_area *)a->fpu)->mxcsr == ((const struct xsave_area *)b->fpu)->mxcsr;
 }
 
 static bool same_event(const struct state *a, const struct state *b)
