@@ -177,6 +177,20 @@ static unsigned peek_code(struct vcpu *v, gva_t rip, uint8_t *code, unsigned cou
 	return count;
 }
 
+/* Status flags whose old value an instruction does not leave. A shift by a constant other than 0 leaves none. */
+static uint64_t flags_replaced(const struct insn *i)
+{
+	const struct operand *count = &i->operand[1];
+	uint16_t sem = i->row->sem;
+
+	if (!i->row->flags_may)
+		return i->row->flags_written | i->row->flags_undefined;
+	if ((sem == SEM_SHL || sem == SEM_SHR || sem == SEM_SAR) && count->kind == OPK_IMM &&
+	    i->imm & (i->operand[0].size == 8 ? 63 : 31))
+		return FLAGS_STATUS;
+	return i->row->flags_written;
+}
+
 /*
  * Status flags of `unknown` that the code from rip on may read, as far as `budget` instructions show. The translator does
  * not keep the others right where blocks end; this is worked out apart from its own liveness.
@@ -190,9 +204,7 @@ static uint64_t flags_alive(struct vcpu *v, gva_t rip, uint64_t unknown, int *bu
 	while (unknown && (*budget)-- > 0 &&
 	       insn_decode(&i, code, peek_code(v, rip, code, sizeof(code)), v->mode) == INSN_OK) {
 		read |= insn_flags_read(&i) & unknown;
-		unknown &= ~(uint64_t)i.row->flags_written;
-		if (!i.row->flags_may)
-			unknown &= ~(uint64_t)i.row->flags_undefined;
+		unknown &= ~flags_replaced(&i);
 		rip += i.len;
 		if (i.row->branch == BR_COND)
 			return read | flags_alive(v, rip, unknown, budget) | flags_alive(v, rip + i.imm, unknown, budget);
