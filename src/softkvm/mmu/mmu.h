@@ -66,11 +66,11 @@ void mmu_flush_writes(struct vcpu *v);
 /*
  * The translator's two shortcuts past the tables. Each TLB set carries an array itlb[ITLB_ENTRIES] of code-page ids
  * (translate/ fills slot itlb_slot(gva) after mmu_fetch_page() succeeded); it is zeroed wherever fetch entries are
- * invalidated, and v->itlb follows v->tlb[]. The one word behind them, itlb[ITLB_FLAVOUR], says what kind of code the
- * ids stand for. v->stack copies one write entry; it is dropped whenever a read or write
+ * invalidated, and v->itlb follows v->tlb[]. The words behind them say what kind of code the ids stand for: its flavour
+ * and, where segmentation matters, base and limit of the code segment. v->stack copies one write entry; it is dropped whenever a read or write
  * entry of the active set is, and when v->tlb[] changes. Its empty form gives a non-canonical HVA: no access can pass.
  */
-enum { ITLB_ENTRIES = 512, ITLB_FLAVOUR = ITLB_ENTRIES };
+enum { ITLB_ENTRIES = 512, ITLB_FLAVOUR = ITLB_ENTRIES, ITLB_CS_BASE, ITLB_CS_LIMIT, ITLB_WORDS };
 static inline unsigned itlb_slot(gva_t gva)
 {
 	return (gva >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);

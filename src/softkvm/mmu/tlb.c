@@ -44,7 +44,7 @@ static void table_clear(struct tlb_set *set, enum tlb_kind kind)
 	clear_words(set->table[kind], set->mask + sizeof(struct tlb_entry));
 	set->table[kind][0].tag = PAGE_SIZE;
 	if (kind == TLB_FETCH)
-		clear_words(set->itlb, sizeof(set->itlb));
+		clear_words(set->itlb, ITLB_ENTRIES * sizeof(set->itlb[0]));
 }
 
 static void place_clear(struct tlb_set *set, uint32_t place)

@@ -3,7 +3,7 @@
  * Finding, making, linking and killing blocks.
  *
  * A block belongs to a code view: one guest-physical page, seen at one linear address in one flavour (mode and usable
- * units). Views have ids; the MMU's instruction TLB says which view is current at a linear page, and drops that word
+ * units; base and limit of CS where they matter). Views have ids; the MMU's instruction TLB says which view is current at a linear page, and drops that word
  * with the translation. So an address-space switch keeps all blocks, and a block can be entered from anywhere through
  * `checked`, which compares one word.
  *
@@ -27,24 +27,35 @@ static struct code_view **view_bucket(struct translator *t, gpa_t gpa)
 	return &t->views[(gpa >> PAGE_SHIFT) * 0x9e3779b1u >> 7 & (VIEW_HASH - 1)];
 }
 
-static struct code_view *view_find(struct translator *t, gpa_t gpa, gva_t va, const uint8_t *hva, uint32_t flavour)
+/* A page of code as the fetch found it, and as what kind of code. */
+struct fetched {
+	gva_t va;
+	gpa_t gpa;
+	const uint8_t *hva;
+	uint32_t flavour, cs_base, cs_limit;
+};
+
+static struct code_view *view_find(struct translator *t, const struct fetched *f)
 {
-	for (struct code_view *w = *view_bucket(t, gpa); w; w = w->hash_next)
-		if (w->gpa == gpa && w->va == va && w->flavour == flavour && w->hva == hva)
+	for (struct code_view *w = *view_bucket(t, f->gpa); w; w = w->hash_next)
+		if (w->gpa == f->gpa && w->va == f->va && w->flavour == f->flavour && w->hva == f->hva &&
+		    w->cs_base == f->cs_base && w->cs_limit == f->cs_limit)
 			return w;
 	return NULL;
 }
 
-static struct code_view *view_new(struct translator *t, gpa_t gpa, gva_t va, const uint8_t *hva, uint32_t flavour)
+static struct code_view *view_new(struct translator *t, const struct fetched *f)
 {
-	struct code_view **bucket = view_bucket(t, gpa), *w = arena_alloc(t, sizeof(*w));
+	struct code_view **bucket = view_bucket(t, f->gpa), *w = arena_alloc(t, sizeof(*w));
 
 	if (!w)
 		return NULL;
-	w->va = va;
-	w->gpa = gpa;
-	w->hva = hva;
-	w->flavour = flavour;
+	w->va = f->va;
+	w->gpa = f->gpa;
+	w->hva = f->hva;
+	w->flavour = f->flavour;
+	w->cs_base = f->cs_base;
+	w->cs_limit = f->cs_limit;
 	w->id = ++t->next_id;
 	w->hash_next = *bucket;
 	*bucket = w;
@@ -85,6 +96,7 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	x.faults = x.sites = 0;
 	x.overflow = x.ended = false;
 	x.word = (w->flavour & FLAVOUR_MODE) == MODE_64 ? 8 : 4;
+	x.segmented = w->flavour & FLAVOUR_SEGMENTED;
 	b->view2 = second;
 	b->plain = plain;
 	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset)) {
@@ -106,26 +118,18 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	return b;
 }
 
-/* A page of code as the fetch found it. */
-struct fetched {
-	gva_t va;
-	gpa_t gpa;
-	const uint8_t *hva;
-};
-
-static struct code_view *view_get(struct translator *t, const struct fetched *f, uint32_t flavour)
+static struct code_view *view_get(struct translator *t, const struct fetched *f)
 {
-	struct code_view *w = view_find(t, f->gpa, f->va, f->hva, flavour);
+	struct code_view *w = view_find(t, f);
 
-	return w ? w : view_new(t, f->gpa, f->va, f->hva, flavour);
+	return w ? w : view_new(t, f);
 }
 
 /* Under the lock. `second` is not NULL for an instruction that crosses from `first` to it. */
 static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned offset, const struct fetched *first,
 				  const struct fetched *second, bool plain)
 {
-	uint32_t flavour = flavour_of(v);
-	struct code_view *w = view_get(t, first, flavour), *w2 = second ? view_get(t, second, flavour) : NULL;
+	struct code_view *w = view_get(t, first), *w2 = second ? view_get(t, second) : NULL;
 	struct block *b = NULL;
 	bool full = true;
 
@@ -146,24 +150,15 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned
 
 static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
 {
+	bool segmented;
+
 	f->va = va & PAGE_MASK;
 	f->hva = mmu_fetch_page(v, va, &f->gpa);
+	f->flavour = v->itlb[ITLB_FLAVOUR];
+	segmented = f->flavour & FLAVOUR_SEGMENTED;
+	f->cs_base = segmented ? v->itlb[ITLB_CS_BASE] : 0;
+	f->cs_limit = segmented ? v->itlb[ITLB_CS_LIMIT] : 0xffffffff;
 	return f->hva;
-}
-
-/*
- * Ids of views stay in the instruction TLB as long as translations do; they must not outlive their flavour. Each
- * TLB set has its own: a 64-bit kernel and its 32-bit programs do not disturb each other.
- */
-static void note_flavour(struct vcpu *v)
-{
-	uint32_t flavour = flavour_of(v);
-
-	if (flavour == v->itlb[ITLB_FLAVOUR])
-		return;
-	for (unsigned k = 0; k < ITLB_ENTRIES; k++)
-		v->itlb[k] = 0;
-	v->itlb[ITLB_FLAVOUR] = flavour;
 }
 
 static struct block *get(struct vcpu *v, gva_t rip, bool plain)
@@ -171,19 +166,20 @@ static struct block *get(struct vcpu *v, gva_t rip, bool plain)
 	struct translator *t = translator_of(v);
 	struct fetched first, second;
 	struct block *b;
+	gva_t va = linear_rip(v, rip);
 	bool crosses;
 
 	v->rip = v->insn_rip = rip;
-	note_flavour(v);
-	if (!fetch(v, rip, &first))
+	flavour_note(v);
+	if (!fetch(v, va, &first))
 		return NULL;
-	crosses = crosses_page(first.hva, rip & 4095, v->mode);
+	crosses = crosses_page(first.hva, va & 4095, v->mode);
 	if (crosses && v->mode != MODE_64 && first.va == 0xfffff000)
 		return NULL; /* goes on at 0 */
 	if (crosses && (!is_canonical(v, first.va + PAGE_SIZE) || !fetch(v, first.va + PAGE_SIZE, &second)))
 		return NULL;
 	translator_lock(t, v);
-	b = find_or_make(v, t, rip & 4095, &first, crosses ? &second : NULL, plain);
+	b = find_or_make(v, t, va & 4095, &first, crosses ? &second : NULL, plain);
 	translator_unlock(t);
 	return b;
 }

@@ -48,6 +48,13 @@ static const struct fault_entry *find_entry(struct translator *t, uint32_t at)
 	return NULL;
 }
 
+static uint64_t site_rip(const struct translator *t, const struct site *s)
+{
+	const struct code_view *w = ((const struct block *)arena_at(t, s->block))->view;
+
+	return view_rip(w, w->va + s->at);
+}
+
 uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip)
 {
 	struct translator *t = translator_of(v);
@@ -56,7 +63,7 @@ uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip)
 	if (!codecache_holds(&t->cache, (void *)host_ip))
 		return 0;
 	f = find_entry(t, (uint32_t)((uint8_t *)host_ip - t->cache.rx));
-	return f ? ((struct block *)arena_at(t, f->site->block))->view->va + f->site->at : 0;
+	return f ? site_rip(t, f->site) : 0;
 }
 
 bool fault_redirect(uint64_t *rip, uint64_t *rcx, uint64_t flags)

@@ -52,7 +52,7 @@ static gva_t insn_va(const struct xlat *x)
 	return x->view->va + x->insn->at;
 }
 
-/* A linear address as RIP in the block's mode. */
+/* A linear address in the block's mode. */
 static gva_t wrap(const struct xlat *x, gva_t va)
 {
 	return x->word == 4 ? (uint32_t)va : va;
@@ -65,7 +65,15 @@ static gva_t next_va(const struct xlat *x)
 
 static gva_t target_va(const struct xlat *x)
 {
-	return wrap(x, insn_va(x) + x->insn->i.len + x->insn->i.imm);
+	return branch_target(x->view, &x->insn->i, x->insn->at);
+}
+
+/* May the direct branch go where it goes? Else the interpreter raises #GP at it. */
+static bool is_good_target(const struct xlat *x)
+{
+	gva_t target = target_va(x);
+
+	return x->word == 8 ? is_canonical(x->v, target) : view_rip(x->view, target) <= x->view->cs_limit;
 }
 
 /* How to enter `target`, given where flags are; saves them if they must be. */
@@ -179,6 +187,56 @@ static void translate_jcc(struct xlat *x)
 	}
 }
 
+/* rCX, as wide as the address size, into SCRATCH; less one for LOOP. */
+static void count_registers(struct xlat *x, bool is_loop)
+{
+	unsigned width = x->insn->i.mem.addr_size;
+	struct emit *e = &x->hot;
+
+	if (!is_loop && width == 2) {
+		emit_rr(e, 0xb7 | 1 << OP_MAP_SHIFT, SCRATCH, GUEST_RCX);
+		return;
+	}
+	if (!is_loop) {
+		emit_mov(e, width, SCRATCH, GUEST_RCX);
+		return;
+	}
+	emit_lea(e, width == 8 ? 8 : 4, SCRATCH, mem_base(GUEST_RCX, -1));
+	if (width == 2) {
+		emit_rr(e, 0x89 | OP_66, SCRATCH, GUEST_RCX);
+		emit_rr(e, 0xb7 | 1 << OP_MAP_SHIFT, SCRATCH, SCRATCH);
+	} else {
+		emit_mov(e, width, GUEST_RCX, SCRATCH);
+	}
+}
+
+/*
+ * LOOP, LOOPE, LOOPNE and JCXZ: no flags are changed, so JRCXZ decides here, too. They end their block, which leaves for
+ * the next instruction through the cold part.
+ */
+static bool translate_count_branch(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+	uint16_t sem = i->row->sem;
+	struct emit *e = &x->hot;
+	uint8_t *zero, *skip = NULL;
+
+	rsp_commit(x);
+	flags_need(x);
+	count_registers(x, sem != SEM_JCXZ);
+	zero = emit_jrcxz_forward(e);
+	if (sem == SEM_LOOPE || sem == SEM_LOOPNE)
+		skip = emit_jcc_forward(e, sem == SEM_LOOPE ? 5 : 4);
+	emit_jmp(e, emit_here(&x->cold));
+	exit_direct(x, &x->cold, sem == SEM_JCXZ ? next_va(x) : target_va(x));
+	if (skip)
+		emit_patch32(e, skip, emit_here(e));
+	emit_patch8(e, zero, emit_here(e));
+	exit_direct(x, e, sem == SEM_JCXZ ? target_va(x) : next_va(x));
+	x->ended = true;
+	return true;
+}
+
 /* rsp_fix: how far this instruction has moved guest RSP, to take back if the target is not canonical. */
 void exit_indirect(struct xlat *x, int rsp_fix)
 {
@@ -198,9 +256,22 @@ void exit_indirect(struct xlat *x, int rsp_fix)
 	x->ended = true;
 }
 
-/* Push the return address. */
+/* Push the return address, in segmented code. */
+static void segmented_call_push(struct xlat *x)
+{
+	unsigned size = x->insn->i.op_size;
+
+	segmented_push_check(x, size, size);
+	emit_store_imm32(&x->hot, size, x->mem, (int32_t)view_rip(x->view, next_va(x)));
+	segmented_move_sp(x, -(int)size);
+}
+
 static void emit_call_push(struct xlat *x, gva_t next)
 {
+	if (x->segmented) {
+		segmented_call_push(x);
+		return;
+	}
 	memory_stack(x, -(int)x->word, x->word, true);
 	if (x->word == 4 || (int64_t)next == (int32_t)next) {
 		emit_store_imm32(&x->hot, x->word, x->mem, (int32_t)next);
@@ -212,12 +283,27 @@ static void emit_call_push(struct xlat *x, gva_t next)
 	rsp_commit(x);
 }
 
+/* ADDR holds an offset in the code segment: on there. */
+static void segmented_exit(struct xlat *x, int rsp_fix)
+{
+	if (x->view->cs_base)
+		emit_alu_imm(&x->hot, 4, ALU_ADD, ADDR, (int32_t)x->view->cs_base);
+	exit_indirect(x, rsp_fix);
+}
+
 static void translate_ret(struct xlat *x)
 {
 	const struct insn *i = &x->insn->i;
-	int moved = (int)x->word + (i->operand_count ? (int)(uint16_t)i->imm : 0);
+	int moved = (int)i->op_size + (i->operand_count ? (int)(uint16_t)i->imm : 0);
 
 	flags_save_all(x);
+	if (x->segmented) {
+		segmented_pop_check(x, i->op_size);
+		emit_load(&x->hot, i->op_size, ADDR, x->mem);
+		segmented_move_sp(x, moved);
+		segmented_exit(x, moved);
+		return;
+	}
 	memory_stack(x, 0, x->word, false);
 	emit_load(&x->hot, x->word, ADDR, x->mem);
 	rsp_commit(x);
@@ -231,9 +317,11 @@ static void load_target(struct xlat *x)
 	const struct operand *o = &x->insn->i.operand[0];
 
 	if (o->kind == OPK_MEM) {
-		memory_operand(x, x->word, false);
-		emit_load(&x->hot, x->word, ADDR, x->mem);
+		memory_operand(x, o->size, false);
+		emit_load(&x->hot, o->size, ADDR, x->mem);
 		x->addr_group = NO_GROUP; /* its HVA is no longer there for the push */
+	} else if (o->size == 2) {
+		emit_rr(&x->hot, 0xb7 | 1 << OP_MAP_SHIFT, ADDR, host_register[o->reg]); /* movzx */
 	} else {
 		reg_load(x, x->word, ADDR, o->reg);
 	}
@@ -254,7 +342,10 @@ static void translate_indirect(struct xlat *x)
 		rsp_commit(x);
 	}
 	x->flags_in_host = false;
-	exit_indirect(x, is_call ? -(int)x->word : 0);
+	if (x->segmented)
+		segmented_exit(x, is_call ? -(int)i->op_size : 0);
+	else
+		exit_indirect(x, is_call ? -(int)x->word : 0);
 }
 
 static void translate_jmp(struct xlat *x)
@@ -272,20 +363,26 @@ bool translate_flow(struct xlat *x)
 
 	if (i->row->branch == BR_NONE)
 		return false;
-	if (i->op_size != x->word)
+	if (i->op_size != x->word && !x->segmented)
 		return false;
 	switch (i->row->branch) {
 	case BR_JMP:
+		if (!is_good_target(x))
+			return false;
 		translate_jmp(x);
 		return true;
 	case BR_CALL:
+		if (!is_good_target(x))
+			return false;
 		emit_call_push(x, next_va(x));
 		exit_direct(x, &x->hot, target_va(x));
 		x->ended = true;
 		return true;
 	case BR_COND:
-		if (i->row->sem != SEM_JCC)
+		if (!is_good_target(x))
 			return false;
+		if (i->row->sem != SEM_JCC)
+			return translate_count_branch(x);
 		translate_jcc(x);
 		return true;
 	case BR_RET:
@@ -293,7 +390,7 @@ bool translate_flow(struct xlat *x)
 		return true;
 	case BR_JMP_IND:
 	case BR_CALL_IND:
-		if (i->operand[0].size != x->word)
+		if (i->operand[0].size != i->op_size)
 			return false;
 		translate_indirect(x);
 		return true;

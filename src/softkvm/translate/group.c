@@ -226,7 +226,7 @@ bool is_own_loop(const struct xlat *x)
 	const struct tinsn *last = &x->t->insns[x->count - 1];
 
 	return last->i.row->sem == SEM_JCC && !x->block->view2 && !x->block->plain &&
-	       x->view->va + last->at + last->i.len + last->i.imm == x->view->va + x->block->offset;
+	       branch_target(x->view, &last->i, last->at) == x->view->va + x->block->offset;
 }
 
 /* How far a register that held `root` at the loop's start has moved at its end; false: not by a constant. */
@@ -271,7 +271,7 @@ void groups_find(struct xlat *x)
 	struct walk_state w = { .next_root = 16, .word = x->word };
 
 	x->access_count = x->group_count = x->stream_count = 0;
-	if (x->block->plain)
+	if (x->block->plain || x->segmented)
 		return;
 	for (unsigned r = 0; r < 16; r++)
 		w.reg[r].root = (uint16_t)r;

@@ -50,6 +50,11 @@ static gva_t block_va(const struct block *b)
 	return b->view->va + b->offset;
 }
 
+static uint64_t block_rip(const struct block *b)
+{
+	return view_rip(b->view, block_va(b));
+}
+
 static void remember(struct vcpu *v, const struct block *b)
 {
 	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), b->checked };
@@ -59,7 +64,8 @@ static void remember(struct vcpu *v, const struct block *b)
 static uint64_t go_on(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
-	const struct jump_cache_entry *e = jump_cache_slot(v, v->rip);
+	const gva_t va = linear_rip(v, v->rip);
+	const struct jump_cache_entry *e = jump_cache_slot(v, va);
 	struct block *b;
 
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || v->shadow || !engine_can_translate(v) || vt->t->want_flush ||
@@ -68,7 +74,7 @@ static uint64_t go_on(struct vcpu *v)
 	if (!v->fpu_live)
 		fpu_enter(v);
 	v->rflags &= ~(uint64_t)FLAG_RF; /* no code breakpoints here that it could hold off */
-	if (e->pc == v->rip && flavour_of(v) == v->itlb[ITLB_FLAVOUR]) {
+	if (e->pc == va && flavour_is_noted(v)) {
 		flags_from_vcpu(v);
 		return (uintptr_t)e->code;
 	}
@@ -87,9 +93,15 @@ static void move_rsp(struct vcpu *v, const struct site *s, int64_t by)
 {
 	const struct block *b = arena_at(translator_of(v), s->block);
 
-	v->gpr[RSP] += (uint64_t)by;
-	if ((b->view->flavour & FLAVOUR_MODE) != MODE_64 && by)
-		v->gpr[RSP] = (uint32_t)v->gpr[RSP];
+	uint32_t flavour = b->view->flavour;
+	uint64_t rsp = v->gpr[RSP] + (uint64_t)by;
+
+	if (!by || (flavour & FLAVOUR_MODE) == MODE_64)
+		v->gpr[RSP] = rsp;
+	else if (flavour & FLAVOUR_SEGMENTED && !(flavour & FLAVOUR_SS32))
+		v->gpr[RSP] = (v->gpr[RSP] & ~0xffffull) | (uint16_t)rsp;
+	else
+		v->gpr[RSP] = (uint32_t)rsp;
 }
 
 /* Address of the instruction behind the one at v->rip. */
@@ -109,7 +121,7 @@ static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 
 	flags_to_vcpu(v);
 	move_rsp(v, s, s->rsp_adj);
-	v->rip = v->insn_rip = b->view->va + s->at;
+	v->rip = v->insn_rip = view_rip(b->view, b->view->va + s->at);
 	((struct vcpu_translator *)v->translator)->flushes_before =
 		atomic_load_explicit(&v->tlb_flush_seen, memory_order_relaxed);
 	return s;
@@ -329,11 +341,11 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	struct block *b;
 
 	flags_to_vcpu(v);
-	v->rip = l->target;
+	v->rip = v->insn_rip = view_rip(l->from->view, l->target);
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || vt->t->lockstep)
 		return leave(v);
-	branch_check(v, l->target);
-	b = l->plain ? block_get_plain(v, l->target) : block_get(v, l->target);
+	branch_check(v, v->rip); /* the path has run out of what is canonical, or of its segment */
+	b = l->plain ? block_get_plain(v, v->rip) : block_get(v, v->rip);
 	if (!b || vt->t->want_flush) {
 		vt->single = !b;
 		return leave(v);
@@ -361,11 +373,12 @@ static uint64_t enter_remembering(struct vcpu *v)
 static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 {
 	const struct site *s = site_enter(v, offset);
+	uint64_t rip = v->mode == MODE_64 ? target : (uint32_t)(target - code_base(v));
 
 	translator_of(v)->indirect_misses++;
-	branch_check(v, target); /* raises with RIP and RSP as before the branch */
+	branch_check(v, rip); /* raises with RIP and RSP as before the branch */
 	move_rsp(v, s, -s->rsp_adj);
-	v->rip = target;
+	v->rip = rip;
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || translator_of(v)->lockstep)
 		return leave(v);
 	return enter_remembering(v);
@@ -377,7 +390,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 
 	translator_of(v)->entry_misses++;
 	flags_to_vcpu(v);
-	v->rip = block_va(b);
+	v->rip = block_rip(b);
 	return enter_remembering(v);
 }
 
@@ -386,7 +399,7 @@ static uint64_t on_poll(struct vcpu *v, uint32_t offset, uint64_t addr)
 	const struct block *b = arena_at(translator_of(v), offset);
 
 	flags_to_vcpu(v);
-	v->rip = block_va(b);
+	v->rip = block_rip(b);
 	return leave(v);
 }
 

@@ -74,13 +74,13 @@ static uint16_t alive_at(struct xlat *x, gva_t target)
 /* Flags alive after the last instruction of the block. */
 static uint16_t alive_at_end(struct xlat *x, const struct tinsn *last)
 {
-	gva_t next = x->view->va + last->at + last->i.len;
+	gva_t next = x->view->va + last->at + last->i.len, target = branch_target(x->view, &last->i, last->at);
 
 	switch (last->i.row->branch) {
 	case BR_JMP:
-		return alive_at(x, next + last->i.imm);
+		return alive_at(x, target);
 	case BR_COND:
-		return alive_at(x, next) | alive_at(x, next + last->i.imm);
+		return alive_at(x, next) | alive_at(x, target);
 	case BR_NONE:
 		return last->i.row->attrs & INSN_END ? FLAGS_STATUS : alive_at(x, next);
 	default:
@@ -97,7 +97,7 @@ void liveness_compute(struct xlat *x)
 		struct tinsn *ti = &insns[k];
 
 		if (k < x->count - 1 && ti->i.row->branch == BR_COND)
-			live |= alive_at(x, x->view->va + ti->at + ti->i.len + ti->i.imm);
+			live |= alive_at(x, branch_target(x->view, &ti->i, ti->at));
 		ti->live = live;
 		live = (uint16_t)((live & ~flags_killed(&ti->i)) | insn_flags_read(&ti->i)) & FLAGS_STATUS;
 	}

@@ -233,9 +233,11 @@ void memory_address(struct xlat *x, int64_t delta)
 	} else if (m->base == REG_NONE && m->index == REG_NONE) {
 		uint64_t ea = (uint64_t)(m->disp + delta);
 
-		emit_mov_imm(&x->hot, ADDR, width == 8 ? ea : (uint32_t)ea);
+		emit_mov_imm(&x->hot, ADDR, ea & (~0ull >> (64 - 8 * m->addr_size)));
 	} else {
 		address_sum(x, m, width, delta);
+		if (m->addr_size == 2)
+			emit_rr(&x->hot, 0xb7 | 1 << OP_MAP_SHIFT, ADDR, ADDR); /* movzx r9d, r9w */
 	}
 	if (m->seg >= SEG_FS)
 		emit_alu_rm(&x->hot, x->word, ALU_ADD, ADDR, mem_base(ENV, ENV_OFF(seg[0].base) + (int32_t)sizeof(struct x86_seg) * m->seg));
@@ -314,6 +316,10 @@ void memory_operand(struct xlat *x, unsigned size, bool write)
 	const struct access *a = group_access(x, false);
 	struct check c = { .size = size, .write = write, .stream = NO_STREAM };
 
+	if (x->segmented) {
+		segmented_operand(x, size, write);
+		return;
+	}
 	if (follow(x, a))
 		return;
 	flags_clobber(x);

@@ -289,7 +289,7 @@ static void write_back(struct xlat *x, const struct plan *p)
 /* 32-bit code may have VEX.W set where it would say that a general operand has 64 bits: it is ignored there. */
 static bool ignores_w(const struct insn *i)
 {
-	for (unsigned k = 0; i->mode == MODE_32 && k < i->operand_count; k++)
+	for (unsigned k = 0; i->mode != MODE_64 && k < i->operand_count; k++)
 		switch (i->row->operand[k].how) {
 		case HOW_E:
 		case HOW_R:
@@ -339,6 +339,23 @@ static void emit_inc_dec(struct emit *e, const struct plan *p)
 	emit_u8(e, (uint8_t)((p->i->row->sem == SEM_INC ? 0xc0 : 0xc8) | (p->host[FIELD_OPCODE] & 7)));
 }
 
+/* In 16-bit code the prefix has the opposite meaning, but where it is part of the opcode. */
+static bool wants_66(const struct insn *i)
+{
+	enum { WITHOUT = 1, WITH = 2 };
+
+	if (i->mode != MODE_16)
+		return i->prefixes & PFX_66;
+	switch (i->row->prefixes & (WITHOUT | WITH)) {
+	case WITHOUT:
+		return false;
+	case WITH:
+		return true;
+	default:
+		return i->op_size == 2 && !(i->row->attrs & (INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX));
+	}
+}
+
 static void put_legacy(struct emit *e, const struct plan *p)
 {
 	const struct insn *i = p->i;
@@ -346,7 +363,7 @@ static void put_legacy(struct emit *e, const struct plan *p)
 
 	if (i->prefixes & PFX_LOCK)
 		emit_u8(e, 0xf0);
-	if (i->prefixes & PFX_66)
+	if (wants_66(i))
 		emit_u8(e, 0x66);
 	if (i->prefixes & PFX_REP)
 		emit_u8(e, 0xf3);
@@ -409,7 +426,7 @@ static void put_instruction(struct emit *e, const struct plan *p)
 		else
 			emit_u8(e, (uint8_t)(0xc0 | (p->host[FIELD_REG] & 7) << 3 | (p->host[FIELD_RM] & 7)));
 	}
-	if (i->mode == MODE_32 && names_register(i))
+	if (i->mode != MODE_64 && names_register(i))
 		emit_u8(e, i->bytes[i->imm_at] & 0x7f);
 	else if (i->imm_size)
 		emit_bytes(e, i->bytes + i->imm_at, i->imm_size);
@@ -427,7 +444,7 @@ static bool fits(const struct plan *p, const struct operand *mem)
 {
 	const struct insn *i = p->i;
 
-	if ((mem && (mem->size == 0 || mem->size > 64 || i->mem.vsib || i->mem.addr_size == 2)))
+	if ((mem && (mem->size == 0 || mem->size > 64 || i->mem.vsib)))
 		return false;
 	if (i->has_modrm && i->modrm < 0xc0 && !mem)
 		return false; /* address only: LEA and friends have their own */

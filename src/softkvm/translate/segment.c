@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
- * 32-bit code. It is translated only where segmentation is as good as off: ES, CS, SS and DS are of 4 GiB from 0 on,
+ * Flat 32-bit code: where segmentation is as good as off (the rest is segmented.c's). ES, CS, SS and DS are of 4 GiB from 0 on,
  * readable, and all but CS writable. Then an offset is a linear address, no limit can be hit other than by wrapping at
  * 4 GiB (which crosses a page, and so goes to the interpreter), and RIP is the address of the code. That is part of a
  * block's flavour.
@@ -66,6 +66,8 @@ bool segment_check(struct xlat *x)
 	const uint8_t *cold;
 	bool is_constant;
 
+	if (x->segmented)
+		return segmented_is_plain(x);
 	if (x->word == 8 || !mem || (i->mem.seg < SEG_FS && i->mem.seg != SEG_CS))
 		return true;
 	is_constant = i->mem.base == REG_NONE && i->mem.index == REG_NONE;

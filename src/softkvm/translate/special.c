@@ -62,7 +62,7 @@ static bool translate_bit_string(struct xlat *x)
 	unsigned size = i->op_size, reg = i->operand[1].reg;
 	struct emit *e = &x->hot;
 
-	if (size < 4 || i->mem.addr_size != x->word || (x->word == 4 && i->mem.seg >= SEG_FS))
+	if (x->segmented || size < 4 || i->mem.addr_size != x->word || (x->word == 4 && i->mem.seg >= SEG_FS))
 		return false;
 	flags_clobber(x);
 	reg_load(x, size, SCRATCH, reg);
@@ -90,7 +90,7 @@ bool translate_special(struct xlat *x)
 
 	switch (i->row->sem) {
 	case SEM_LEA:
-		return translate_lea(x);
+		return !x->segmented && translate_lea(x);
 	case SEM_MOV:
 		if (i->has_modrm || (i->operand[0].kind != OPK_MEM && i->operand[1].kind != OPK_MEM))
 			return false;

@@ -33,10 +33,19 @@ void depend_on(struct xlat *x, unsigned offset, unsigned len)
 	code_page_watch(x->v, x->view->gpa + offset, len, &generation);
 }
 
+gva_t branch_target(const struct code_view *view, const struct insn *i, unsigned at)
+{
+	uint64_t target = view_rip(view, view->va + at) + i->len + i->imm;
+
+	if ((view->flavour & FLAVOUR_MODE) == MODE_64)
+		return target;
+	return (uint32_t)((i->op_size == 2 ? (uint16_t)target : target) + view->cs_base);
+}
+
 /* Page offset that a direct branch at `at` goes to, or -1 if it leaves the page. */
 static int target_in_page(const struct code_view *view, const struct insn *i, unsigned at)
 {
-	gva_t target = view->va + at + i->len + i->imm;
+	gva_t target = branch_target(view, i, at);
 
 	return (target & PAGE_MASK) == view->va ? (int)(target & 4095) : -1;
 }
@@ -60,15 +69,27 @@ static int next_offset(const struct code_view *view, struct tinsn *ti)
 	return ends_block(&ti->i) ? -1 : (int)end;
 }
 
-/* A 32-bit program's branch of operand size 16 goes to the lowest 64 KiB. Not worth translating. */
-static bool truncates_eip(const struct insn *i)
+/* A flat 32-bit program's branch of operand size 16 goes to the lowest 64 KiB. Not worth translating. */
+static bool truncates_eip(const struct code_view *view, const struct insn *i)
 {
-	return i->mode == MODE_32 && i->row->branch != BR_NONE && i->op_size == 2;
+	return view->flavour & FLAVOUR_FLAT && i->row->branch != BR_NONE && i->op_size == 2;
+}
+
+/* Does the instruction at this offset lie within CS's limit? Going on at 4 GiB is nobody's. */
+static bool is_within_code(const struct code_view *view, const struct insn *i, unsigned offset)
+{
+	return !(view->flavour & FLAVOUR_SEGMENTED) || view_rip(view, view->va + offset) + i->len - 1 <= view->cs_limit;
+}
+
+static bool is_for_us(const struct code_view *view, const struct insn *i, unsigned offset)
+{
+	return !truncates_eip(view, i) && is_within_code(view, i, offset);
 }
 
 bool decode_at(const struct code_view *view, unsigned offset, struct insn *i)
 {
-	return insn_decode(i, view->hva + offset, 4096 - offset, view->flavour & FLAVOUR_MODE) == INSN_OK && !truncates_eip(i);
+	return insn_decode(i, view->hva + offset, 4096 - offset, view->flavour & FLAVOUR_MODE) == INSN_OK &&
+	       is_for_us(view, i, offset);
 }
 
 bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode)
@@ -98,7 +119,8 @@ bool superblock_decode_crossing(struct xlat *x, uint16_t offset)
 	x->count = 1;
 	ti->at = offset;
 	ti->follow = false;
-	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK && !truncates_eip(&ti->i);
+	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK &&
+	       is_for_us(x->view, &ti->i, offset);
 }
 
 unsigned superblock_decode(struct xlat *x, uint16_t offset)

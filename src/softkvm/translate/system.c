@@ -73,13 +73,10 @@ static bool translate_sti(struct xlat *x)
 	return true;
 }
 
-/* RFLAGS from its two homes; VM and RF are pushed as zero. */
-static void translate_pushf(struct xlat *x)
+void emit_flags_word(struct xlat *x)
 {
 	struct emit *e = &x->hot;
 
-	flags_save_all(x);
-	x->flags_in_host = false;
 	x->addr_group = NO_GROUP;
 	emit_load(e, 2, SCRATCH, mem_base(ENV, ENV_HOT(HOT_SAVED_FLAGS)));
 	emit_mov(e, 4, ADDR, SCRATCH);
@@ -92,6 +89,15 @@ static void translate_pushf(struct xlat *x)
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, ~(FLAGS_STATUS | FLAG_RF | FLAG_VM));
 	emit_alu_rr(e, 4, ALU_OR, SCRATCH, ADDR);
 	emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
+}
+
+static void translate_pushf(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+
+	flags_save_all(x);
+	x->flags_in_host = false;
+	emit_flags_word(x);
 	memory_stack(x, -(int)x->word, x->word, true);
 	emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
 	emit_store(e, x->word, x->mem, SCRATCH);
@@ -185,7 +191,7 @@ bool translate_system(struct xlat *x)
 	case SEM_STI:
 		return translate_sti(x);
 	case SEM_PUSHF:
-		if (i->op_size != x->word)
+		if (i->op_size != x->word || x->segmented)
 			return false;
 		translate_pushf(x);
 		return true;

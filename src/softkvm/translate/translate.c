@@ -109,11 +109,12 @@ static void translate_one(struct xlat *x)
 	const struct insn *i = &x->insn->i;
 
 	x->rsp_before = x->rsp_adj;
+	x->interpreter = NULL;
 	if (x->rsp_adj > 8192 || x->rsp_adj < -8192)
 		rsp_commit(x);
 	if ((x->t->lockstep && verify_is_apart(i)) || !is_offered(x, i) ||
 	    !segment_check(x) ||
-	    !(translate_flow(x) || translate_stack(x) || translate_special(x) || translate_system(x) || reencode(x)))
+	    !(translate_flow(x) || (x->segmented ? translate_segmented(x) : translate_stack(x)) || translate_special(x) || translate_system(x) || reencode(x)))
 		emit_interpret(x, i->row->branch != BR_NONE || i->row->attrs & INSN_END);
 	sites_finish(x);
 }

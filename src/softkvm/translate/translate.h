@@ -54,7 +54,12 @@ enum {
 	FLAVOUR_X87 = 1 << 2,  /* x87/MMX usable: CR0.EM and TS clear */
 	FLAVOUR_SSE = 1 << 3,  /* and CR4.OSFXSR */
 	FLAVOUR_AVX = 1 << 4,  /* and CR4.OSXSAVE, XCR0.AVX */
-	FLAVOUR_FLAT = 1 << 5  /* MODE_32: ES, CS, SS, DS are all of 4 GiB from 0 on; never without in that mode */
+	FLAVOUR_FLAT = 1 << 5, /* MODE_32: ES, CS, SS, DS are all of 4 GiB from 0 on */
+	/* Other 16 and 32-bit code (segmented.c): */
+	FLAVOUR_SEGMENTED = 1 << 6,
+	FLAVOUR_REAL = 1 << 7,	 /* real-address or virtual-8086 mode: no rights to check */
+	FLAVOUR_SS32 = 1 << 8,	 /* the stack's width is 32 bits */
+	FLAVOUR_SEG = 1 << 9	 /* << SEG_*: expand-up, and readable; but for CS writable, too */
 };
 
 /* A guest page of code at one linear address: what the instruction TLB's ids stand for. */
@@ -64,6 +69,7 @@ struct code_view {
 	gpa_t gpa;		/* page */
 	const uint8_t *hva;
 	uint32_t id, flavour;
+	uint32_t cs_base, cs_limit; /* of segmented code; else 0 and the most */
 	struct code_page *page;
 	struct block *blocks[16]; /* living ones, by bits 4-7 of the offset */
 	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
@@ -214,6 +220,8 @@ struct xlat {
 	struct code_view *view;
 	struct emit hot, cold;
 	unsigned word; /* bytes of an address, a near branch's target and a stack slot: 8 or, in MODE_32, 4 */
+	bool segmented; /* FLAVOUR_SEGMENTED: `word` is of linear addresses alone */
+	const uint8_t *interpreter; /* in the cold part: has the current instruction interpreted; NULL: not there yet */
 	struct tinsn *insn; /* the one being translated */
 	unsigned count;
 	bool flags_in_host, flags_saved; /* where the guest's status flags are, if alive */
@@ -249,6 +257,23 @@ static inline void *arena_at(const struct translator *t, uint32_t offset)
 void translator_lock(struct translator *t, struct vcpu *v);
 void translator_unlock(struct translator *t);
 uint32_t flavour_of(const struct vcpu *v);
+/* Do the ids in v->itlb stand for code of v's present flavour? */
+bool flavour_is_noted(const struct vcpu *v);
+void flavour_note(struct vcpu *v); /* from now on they do: those of another are forgotten */
+/* What is added to RIP to make a linear address. */
+static inline uint32_t code_base(const struct vcpu *v)
+{
+	return v->mode == MODE_64 ? 0 : (uint32_t)v->seg[SEG_CS].base;
+}
+static inline gva_t linear_rip(const struct vcpu *v, uint64_t rip)
+{
+	return v->mode == MODE_64 ? rip : (uint32_t)(rip + v->seg[SEG_CS].base);
+}
+/* RIP of linear address va in code of this view. */
+static inline uint64_t view_rip(const struct code_view *w, gva_t va)
+{
+	return (w->flavour & FLAVOUR_MODE) == MODE_64 ? va : (uint32_t)(va - w->cs_base);
+}
 void translator_go_inside(struct vcpu *v); /* from here until go_outside nobody flushes the cache */
 void translator_go_outside(struct vcpu *v);
 void translator_enter(struct vcpu *v, const struct block *b);
@@ -280,6 +305,8 @@ unsigned superblock_decode(struct xlat *x, uint16_t offset);
 bool superblock_decode_crossing(struct xlat *x, uint16_t offset);
 /* Does the instruction at this offset end on the next page? */
 bool crosses_page(const uint8_t *page_hva, unsigned offset, enum insn_mode mode);
+/* Linear address that the direct branch at this offset goes to. */
+gva_t branch_target(const struct code_view *view, const struct insn *i, unsigned at);
 /* Decode at an offset of the page; false: no instruction, or it crosses the page. */
 bool decode_at(const struct code_view *view, unsigned offset, struct insn *i);
 /* The block will depend on [offset, +len) of its page: watch it. */
@@ -333,6 +360,18 @@ void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest); /* 
 void reg_store(struct xlat *x, unsigned guest, unsigned host);
 void rsp_commit(struct xlat *x); /* apply the pending change of guest RSP */
 
+/* --- segmented.c: FLAVOUR_SEGMENTED --- */
+uint32_t segmented_flavour(const struct vcpu *v); /* the bits from FLAVOUR_SEGMENTED on */
+/* May the instruction's segments be used without looking at their rights? False: interpret it. */
+bool segmented_is_plain(const struct xlat *x);
+/* The memory operand, as memory_operand(); its offset alone into ADDR. */
+void segmented_operand(struct xlat *x, unsigned size, bool write);
+void segmented_offset(struct xlat *x);
+void segmented_push_check(struct xlat *x, unsigned slot, unsigned size); /* x->mem: `size` bytes of a new slot */
+void segmented_pop_check(struct xlat *x, unsigned size);
+void segmented_move_sp(struct xlat *x, int by);
+bool translate_segmented(struct xlat *x); /* stack and LEA */
+
 /* --- segment.c: MODE_32 --- */
 bool is_flat(const struct vcpu *v); /* protected mode, ES, CS, SS and DS as FLAVOUR_FLAT says */
 /* Checks of an access through FS or GS, before the instruction is translated. False: interpret it. */
@@ -353,7 +392,9 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 void exit_to_plain(struct xlat *x, unsigned cc);
 void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
-/* Where to jump for having the current instruction interpreted. RSP is committed and flags are saved there. */
+/* RFLAGS as PUSHF shows it, from its two homes, into FRAME_TEMP; VM and RF are zero. Flags are saved. */
+void emit_flags_word(struct xlat *x);
+/* Where to jump for having the current instruction interpreted. RSP is committed and living flags are saved there. */
 const uint8_t *cold_interpreter(struct xlat *x);
 
 /* --- trampoline.c --- */

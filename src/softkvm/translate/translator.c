@@ -3,8 +3,8 @@
  * The translator as an engine: set-up, the arena of everything that describes blocks, and the loop that enters
  * translated code.
  *
- * It runs what it can and gives the rest to the interpreter one instruction at a time:
- * single steps, code in device memory, instructions that cross a page.
+ * It runs what it can and gives the rest to the interpreter: single steps and code with breakpoints or alignment checks,
+ * code in device memory.
  */
 #include <errno.h>
 #include <sched.h>
@@ -92,8 +92,8 @@ uint32_t flavour_of(const struct vcpu *v)
 {
 	uint32_t f = v->mode;
 
-	if (v->mode == MODE_32 && is_flat(v))
-		f |= FLAVOUR_FLAT;
+	if (v->mode != MODE_64)
+		f |= v->mode == MODE_32 && is_flat(v) ? (uint32_t)FLAVOUR_FLAT : segmented_flavour(v);
 	if (v->cr0 & (CR0_EM | CR0_TS))
 		return f;
 	f |= FLAVOUR_X87;
@@ -104,9 +104,34 @@ uint32_t flavour_of(const struct vcpu *v)
 	return f;
 }
 
+bool flavour_is_noted(const struct vcpu *v)
+{
+	uint32_t flavour = flavour_of(v);
+
+	if (flavour != v->itlb[ITLB_FLAVOUR])
+		return false;
+	return !(flavour & FLAVOUR_SEGMENTED) ||
+	       (v->itlb[ITLB_CS_BASE] == code_base(v) && v->itlb[ITLB_CS_LIMIT] == v->seg[SEG_CS].limit);
+}
+
+/*
+ * Ids of views stay in the instruction TLB as long as translations do; they must not outlive their flavour. Each
+ * TLB set has its own: a 64-bit kernel and its 32-bit programs do not disturb each other.
+ */
+void flavour_note(struct vcpu *v)
+{
+	if (flavour_is_noted(v))
+		return;
+	for (unsigned k = 0; k < ITLB_ENTRIES; k++)
+		v->itlb[k] = 0;
+	v->itlb[ITLB_FLAVOUR] = flavour_of(v);
+	v->itlb[ITLB_CS_BASE] = code_base(v);
+	v->itlb[ITLB_CS_LIMIT] = v->seg[SEG_CS].limit;
+}
+
 bool engine_can_translate(const struct vcpu *v)
 {
-	if (!(v->mode == MODE_64 || (v->mode == MODE_32 && is_flat(v))) || v->rflags & FLAG_TF || v->guest_debug || v->dr[7] & 0xff)
+	if (v->rflags & FLAG_TF || v->guest_debug || v->dr[7] & 0xff)
 		return false;
 	return !(v->rflags & FLAG_AC && v->cr0 & CR0_AM && v->cpl == 3);
 }
@@ -203,7 +228,7 @@ static void interpret_single(struct vcpu *v)
 	engine_interpret.run(v, true);
 }
 
-/* In a mode that is not translated: a block of the interpreter's. Another may follow at once that is translated. */
+/* In a state that is not translated: a block of the interpreter's. Another may follow at once that is translated. */
 static void interpret_some(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
