@@ -283,6 +283,19 @@ static void emit_call_push(struct xlat *x, gva_t next)
 	rsp_commit(x);
 }
 
+/* ADDR holds where a branch of segmented code goes: beyond the limit it is the interpreter's. Nothing has changed yet. */
+static void segmented_target_check(struct xlat *x)
+{
+	uint32_t limit = x->view->cs_limit;
+
+	if (limit == 0xffffffff || (limit >= 0xffff && x->insn->i.op_size == 2))
+		return;
+	if (!x->interpreter)
+		x->interpreter = cold_interpreter(x);
+	emit_alu_imm(&x->hot, 4, ALU_CMP, ADDR, (int32_t)limit);
+	emit_jcc(&x->hot, 7 /* A */, x->interpreter);
+}
+
 /* ADDR holds an offset in the code segment: on there. */
 static void segmented_exit(struct xlat *x, int rsp_fix)
 {
@@ -300,6 +313,8 @@ static void translate_ret(struct xlat *x)
 	if (x->segmented) {
 		segmented_pop_check(x, i->op_size);
 		emit_load(&x->hot, i->op_size, ADDR, x->mem);
+		x->flags_in_host = false;
+		segmented_target_check(x);
 		segmented_move_sp(x, moved);
 		segmented_exit(x, moved);
 		return;
@@ -334,6 +349,10 @@ static void translate_indirect(struct xlat *x)
 
 	flags_save_all(x);
 	load_target(x);
+	if (x->segmented) {
+		x->flags_in_host = false;
+		segmented_target_check(x);
+	}
 	if (is_call) {
 		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), ADDR);
 		emit_call_push(x, next_va(x));

@@ -373,7 +373,7 @@ static uint64_t enter_remembering(struct vcpu *v)
 static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 {
 	const struct site *s = site_enter(v, offset);
-	uint64_t rip = v->mode == MODE_64 ? target : (uint32_t)(target - code_base(v));
+	uint64_t rip = rip_of(v, target);
 
 	translator_of(v)->indirect_misses++;
 	branch_check(v, rip); /* raises with RIP and RSP as before the branch */
@@ -390,7 +390,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 
 	translator_of(v)->entry_misses++;
 	flags_to_vcpu(v);
-	v->rip = block_rip(b);
+	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
 	return enter_remembering(v);
 }
 

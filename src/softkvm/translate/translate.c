@@ -97,10 +97,13 @@ void emit_interpret(struct xlat *x, bool ends)
 	x->ended = ends;
 }
 
+/* Does the instruction exist for this guest in this mode? */
 static bool is_offered(const struct xlat *x, const struct insn *i)
 {
 	unsigned f = i->row->feature;
 
+	if (x->view->flavour & FLAVOUR_REAL && (i->row->attrs & INSN_PROT || i->prefixes & PFX_VEX))
+		return false;
 	return !f || !x->v->feature || x->v->feature[f / 32] >> (f % 32) & 1;
 }
 

@@ -269,6 +269,10 @@ static inline gva_t linear_rip(const struct vcpu *v, uint64_t rip)
 {
 	return v->mode == MODE_64 ? rip : (uint32_t)(rip + v->seg[SEG_CS].base);
 }
+static inline uint64_t rip_of(const struct vcpu *v, gva_t va)
+{
+	return v->mode == MODE_64 ? va : (uint32_t)(va - v->seg[SEG_CS].base);
+}
 /* RIP of linear address va in code of this view. */
 static inline uint64_t view_rip(const struct code_view *w, gva_t va)
 {

@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Segmented code on the translator against the interpreter: random programs in real-address mode and in 16 and 32-bit
+ * protected mode, with random bases, limits and kinds of segments, near branches and calls of all kinds, string
+ * instructions and stacks that wrap. Both run each program from the same state; registers, flags, memory, segment
+ * registers and exceptions are compared. RAM goes on from program to program. Seed and count may be given as arguments.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+#include "softkvm/fpu.h"
+#include "softkvm/translate/translate.h"
+#include "../insn/row_code.h"
+
+enum { MAX_PROGRAM = 1200, MAX_WAITING = 8, REPEATS = 2, DATA_LOW = 0x20000, COMPARED = 0x340000 };
+
+static struct harness a, b; /* interpreter, translator */
+static struct random rnd;
+static uint64_t seed = 1;
+static unsigned programs = 4000;
+static enum harness_mode how;
+static enum insn_mode mode;
+
+/* Where an offset of something further on is to be put. */
+struct waiting {
+	unsigned at, size; /* of the field */
+	int relative_to;   /* offset in the code; -1: RIP itself */
+	unsigned insns;	   /* to go */
+};
+
+struct program {
+	uint8_t code[MAX_PROGRAM];
+	unsigned size;
+	struct waiting waiting[MAX_WAITING];
+	unsigned waiting_count;
+	uint32_t first_rip;
+	uint64_t gpr[16], rflags;
+	struct x86_seg seg[SEG_TR];
+};
+
+static unsigned random_in(unsigned low, unsigned high)
+{
+	return low + random_below(&rnd, high - low);
+}
+
+static bool one_in(unsigned n)
+{
+	return !random_below(&rnd, n);
+}
+
+/* --- programs --- */
+
+static bool is_excluded(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_RDRAND: case SEM_RDSEED: case SEM_RDTSC: case SEM_RDTSCP: case SEM_RDPMC: case SEM_CPUID: case SEM_XGETBV:
+	case SEM_IN: case SEM_OUT: case SEM_INS: case SEM_OUTS: case SEM_FXSAVE: case SEM_FXRSTOR: case SEM_XSAVE:
+	case SEM_XRSTOR: case SEM_XSAVEOPT: case SEM_XSAVEC: case SEM_CLFLUSH: case SEM_RDPID: case SEM_POPF: case SEM_HLT:
+		return true;
+	}
+	if (i->row->attrs & INSN_STRING && i->prefixes & (PFX_REP | PFX_REPNE) && i->mem.addr_size == 4)
+		return true; /* may be long */
+	return i->row->branch != BR_NONE ||
+	       i->row->attrs & (INSN_PRIV | INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX | INSN_VSIB);
+}
+
+/* Code must not change itself at random: what it then does is anybody's guess. */
+static bool may_write_code(const struct insn *i)
+{
+	for (unsigned k = 0; k < i->operand_count; k++)
+		if (i->operand[k].kind == OPK_MEM && i->operand[k].access & ACC_W)
+			return i->mem.seg == SEG_CS;
+	return false;
+}
+
+static unsigned random_insn(uint8_t *code)
+{
+	static const uint8_t prefixes[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67};
+
+	for (;;) {
+		const struct insn_row *row = &insn_rows[random_below(&rnd, insn_row_count)];
+		uint8_t made[INSN_MAX_LEN];
+		unsigned n = 0;
+		struct insn i;
+
+		if (!row_code(row, mode, &rnd, made))
+			continue;
+		for (unsigned k = random_below(&rnd, 3); k > 0; k--)
+			code[n++] = prefixes[random_below(&rnd, sizeof(prefixes))];
+		memcpy(code + n, made, INSN_MAX_LEN - n);
+		if (insn_decode(&i, code, INSN_MAX_LEN, mode) == INSN_OK && !is_excluded(&i) && !may_write_code(&i))
+			return i.len;
+	}
+}
+
+static void put(struct program *p, const void *bytes, unsigned n)
+{
+	memcpy(p->code + p->size, bytes, n);
+	p->size += n;
+}
+
+static void put_byte(struct program *p, uint8_t byte)
+{
+	p->code[p->size++] = byte;
+}
+
+/* A field at the code's end that will hold the offset of some later instruction. */
+static void put_waiting(struct program *p, unsigned size, bool relative)
+{
+	struct waiting *w = &p->waiting[p->waiting_count++];
+
+	*w = (struct waiting){p->size, size, relative ? (int)(p->size + size) : -1, random_below(&rnd, 4)};
+	p->size += size;
+}
+
+static void resolve(struct program *p)
+{
+	for (unsigned k = 0; k < p->waiting_count;) {
+		struct waiting *w = &p->waiting[k];
+		uint32_t value = w->relative_to < 0 ? p->first_rip + p->size : p->size - (unsigned)w->relative_to;
+
+		if (w->insns-- > 0) {
+			k++;
+			continue;
+		}
+		memcpy(p->code + w->at, &value, w->size);
+		*w = p->waiting[--p->waiting_count];
+	}
+}
+
+/* The operand size's prefix or none; returns the size. */
+static unsigned put_size(struct program *p)
+{
+	bool other = one_in(3);
+
+	if (other)
+		put_byte(p, 0x66);
+	return (mode == MODE_32) != other ? 4 : 2;
+}
+
+static void put_branch(struct program *p)
+{
+	unsigned size, reg = random_below(&rnd, 4);
+
+	switch (random_below(&rnd, 7)) {
+	case 0: /* jcc rel8 */
+		put_byte(p, (uint8_t)(0x70 | random_below(&rnd, 16)));
+		put_waiting(p, 1, true);
+		break;
+	case 1: /* loopne, loope, loop, jcxz */
+		if (one_in(3))
+			put_byte(p, 0x67);
+		put_byte(p, (uint8_t)(0xe0 | random_below(&rnd, 4)));
+		put_waiting(p, 1, true);
+		break;
+	case 2: /* jcc */
+		size = put_size(p);
+		put_byte(p, 0x0f);
+		put_byte(p, (uint8_t)(0x80 | random_below(&rnd, 16)));
+		put_waiting(p, size, true);
+		break;
+	case 3: /* call, jmp */
+		size = put_size(p);
+		put_byte(p, one_in(4) ? 0xe9 : 0xe8);
+		put_waiting(p, size, true);
+		break;
+	case 4: /* mov reg, target; call reg, jmp reg */
+		size = put_size(p);
+		put_byte(p, (uint8_t)(0xb8 | reg));
+		put_waiting(p, size, false);
+		if ((size == 4) != (mode == MODE_32))
+			put_byte(p, 0x66);
+		put_byte(p, 0xff);
+		put_byte(p, (uint8_t)((one_in(2) ? 0xe0 : 0xd0) | reg));
+		break;
+	case 5: /* push target; ret */
+		size = put_size(p);
+		put_byte(p, 0x68);
+		put_waiting(p, size, false);
+		if ((size == 4) != (mode == MODE_32))
+			put_byte(p, 0x66);
+		if (one_in(2)) {
+			put_byte(p, 0xc3);
+		} else {
+			put(p, CODE(0xc2, 6, 0));
+		}
+		break;
+	default: /* push and pop, short forms */
+		put_size(p);
+		put_byte(p, (uint8_t)(0x50 | random_below(&rnd, 16)));
+	}
+}
+
+/* --- states --- */
+
+static void make_segment(struct x86_seg *s, unsigned seg)
+{
+	static const uint32_t limits[] = {0xffff, 0xffff, 0xffffffff, 0x1ffff, 0x7fff, 0x123};
+
+	*s = (struct x86_seg){.sel = 0x10, .limit = 0xffff,
+			      .attr = SEG_P | SEG_S | SEG_TYPE_RW | SEG_TYPE_ACCESSED};
+	s->base = random_in(DATA_LOW, DATA_LOW + 0x2f0000);
+	if (how == HARNESS_REAL) {
+		s->base = random_in(DATA_LOW >> 4, 0xf000) << 4;
+		s->sel = (uint16_t)(s->base >> 4);
+		if (one_in(16)) /* left from protected mode */
+			s->limit = 0xfffff;
+		return;
+	}
+	s->limit = limits[random_below(&rnd, sizeof(limits) / sizeof(limits[0]))];
+	if (one_in(2))
+		s->attr |= SEG_DB;
+	if (one_in(12))
+		s->attr |= SEG_TYPE_DC;
+	if (one_in(12) && seg != SEG_SS)
+		s->attr ^= one_in(2) ? SEG_TYPE_RW : SEG_UNUSABLE;
+	if (one_in(24) && seg != SEG_SS)
+		s->attr |= SEG_TYPE_CODE;
+}
+
+static void make_code_segment(struct program *p)
+{
+	struct x86_seg *cs = &p->seg[SEG_CS];
+
+	p->first_rip = one_in(8) ? 0x10000 - random_below(&rnd, 400) : random_below(&rnd, 0xf00) << 4;
+	p->first_rip &= how == HARNESS_REAL ? ~15u : ~0u;
+	*cs = (struct x86_seg){.base = HARNESS_CODE - p->first_rip, .limit = 0xffff, .sel = 8,
+			       .attr = SEG_P | SEG_S | SEG_TYPE_CODE | SEG_TYPE_RW | SEG_TYPE_ACCESSED};
+	cs->base &= 0xffffffff;
+	if (how == HARNESS_REAL) {
+		cs->sel = (uint16_t)(cs->base >> 4);
+		return;
+	}
+	if (mode == MODE_32) {
+		cs->attr |= SEG_DB;
+		cs->limit = one_in(2) ? 0xffffffff : 0xfffff;
+	}
+	if (one_in(10))
+		cs->attr &= ~SEG_TYPE_RW;
+	if (one_in(10))
+		cs->limit = p->first_rip + random_below(&rnd, 300);
+}
+
+static void make_program(struct program *p)
+{
+	unsigned n = random_in(1, 50);
+
+	memset(p, 0, sizeof(*p));
+	make_code_segment(p);
+	for (unsigned k = SEG_ES; k <= SEG_GS; k++)
+		if (k != SEG_CS)
+			make_segment(&p->seg[k], k);
+	while ((n-- && p->size < MAX_PROGRAM - 120) || p->waiting_count) {
+		resolve(p);
+		if (one_in(4) && p->waiting_count < MAX_WAITING && n < 100)
+			put_branch(p);
+		else
+			p->size += random_insn(p->code + p->size);
+		if (p->size > MAX_PROGRAM - 40)
+			break;
+	}
+	for (unsigned k = 0; k < p->waiting_count; k++)
+		p->waiting[k].insns = 0;
+	resolve(p);
+	put_byte(p, 0xf4);
+	for (unsigned k = 0; k < 16; k++) {
+		p->gpr[k] = random_u64(&rnd);
+		if (how == HARNESS_REAL || !one_in(4))
+			p->gpr[k] &= one_in(2) ? 0xffff : 0xff;
+		if (one_in(8))
+			p->gpr[k] |= random_u64(&rnd) << 32;
+	}
+	p->gpr[RSP] = one_in(6) ? random_below(&rnd, 64) : random_below(&rnd, 0x10000);
+	if (one_in(3))
+		p->gpr[RSP] |= random_u64(&rnd) << 16;
+	p->rflags = (random_u64(&rnd) & (FLAGS_STATUS | FLAG_DF)) | FLAG_FIXED;
+}
+
+static void load(struct harness *h, const struct program *p)
+{
+	harness_reset(h, how);
+	memcpy(h->v->seg, p->seg, sizeof(p->seg));
+	h->v->seg[SEG_LDTR].attr = SEG_UNUSABLE;
+	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
+	h->v->rflags = p->rflags;
+	h->v->rip = p->first_rip;
+}
+
+/* --- comparing --- */
+
+static void describe(const struct program *p)
+{
+	static const char *const name[] = {"es", "cs", "ss", "ds", "fs", "gs"};
+	struct insn i;
+
+	for (unsigned k = SEG_ES; k <= SEG_GS; k++)
+		printf("%s %04x base %lx limit %x attr %x\n", name[k], p->seg[k].sel, p->seg[k].base, p->seg[k].limit,
+		       p->seg[k].attr);
+	for (unsigned at = 0; at < p->size; at += i.len) {
+		char text[128] = "?";
+
+		if (insn_decode(&i, p->code + at, INSN_MAX_LEN, mode) != INSN_OK)
+			break;
+		insn_format(&i, p->first_rip + at, text, sizeof(text));
+		printf("  %04x  ", p->first_rip + at);
+		for (unsigned k = 0; k < i.len; k++)
+			printf("%02x", p->code[at + k]);
+		printf("  %s\n", text);
+	}
+}
+
+static bool same_registers(const struct program *p)
+{
+	bool same = true;
+
+	for (unsigned k = 0; k < 8; k++)
+		if ((uint32_t)a.v->gpr[k] != (uint32_t)b.v->gpr[k]) {
+			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);
+			same = false;
+		}
+	for (unsigned k = SEG_ES; k <= SEG_GS; k++)
+		if (memcmp(&a.v->seg[k], &b.v->seg[k], sizeof(a.v->seg[k]))) {
+			printf("segment register %u\n", k);
+			same = false;
+		}
+	return same;
+}
+
+static bool same_outcome(const struct program *p, int ra, int rb)
+{
+	bool same = ra == rb && a.v->rip == b.v->rip && same_registers(p);
+
+	if (ra == HARNESS_OK && a.v->rflags != b.v->rflags)
+		same = false;
+	if (ra >= 0 && (a.v->exception_has_error != b.v->exception_has_error || a.v->exception_error != b.v->exception_error))
+		same = false;
+	if (!same)
+		printf("result %d, %d; rip %lx, %lx; rflags %lx, %lx (was %lx); error %x, %x\n", ra, rb, a.v->rip, b.v->rip,
+		       a.v->rflags, b.v->rflags, p->rflags, a.v->exception_error, b.v->exception_error);
+	for (unsigned k = 0; same && k < COMPARED; k += 4096)
+		for (unsigned byte = k; memcmp(a.ram + k, b.ram + k, 4096) && byte < k + 4096; byte++)
+			if (a.ram[byte] != b.ram[byte]) {
+				printf("memory %x: %x, %x\n", byte, a.ram[byte], b.ram[byte]);
+				return false;
+			}
+	return same;
+}
+
+/* Whoever goes astray below the data comes upon a HLT. */
+static void fill_with_hlt(struct harness *h)
+{
+	memset(h->ram, 0xf4, HARNESS_TABLES);
+	memset(h->ram + HARNESS_STACK, 0xf4, DATA_LOW - HARNESS_STACK);
+}
+
+static void put_program(struct harness *h, const struct program *p)
+{
+	static uint8_t code[MAX_PROGRAM];
+
+	memset(code, 0xf4, sizeof(code));
+	memcpy(code, p->code, p->size);
+	harness_code(h, code, sizeof(code));
+}
+
+static void run_programs(enum harness_mode which)
+{
+	static struct program p;
+
+	how = which;
+	mode = which == HARNESS_PROTECTED32 ? MODE_32 : MODE_16;
+	rnd.state = seed * 0x9e3779b97f4a7c15ull | 1;
+	assert_int_equal(harness_new_on(&a, how, &engine_interpret), 0);
+	assert_int_equal(harness_new_on(&b, how, &engine_translate), 0);
+	((struct vcpu_translator *)b.v->translator)->raises_out = true;
+	fill_with_hlt(&a);
+	fill_with_hlt(&b);
+	for (unsigned n = 0; n < programs; n++) {
+		make_program(&p);
+		put_program(&a, &p);
+		put_program(&b, &p);
+		for (unsigned k = 0; k < REPEATS; k++) {
+			int ra, rb;
+
+			load(&a, &p);
+			load(&b, &p);
+			ra = harness_run_to_halt(&a);
+			rb = harness_run_to_halt(&b);
+			if (!same_outcome(&p, ra, rb)) {
+				printf("seed %lu, program %u, run %u:\n", seed, n, k);
+				describe(&p);
+				fail();
+			}
+		}
+	}
+	assert_true(translator_of(b.v)->blocks > programs);
+}
+
+static void test_real(void **state)
+{
+	run_programs(HARNESS_REAL);
+}
+
+static void test_protected_16(void **state)
+{
+	run_programs(HARNESS_PROTECTED16);
+}
+
+static void test_protected_32(void **state)
+{
+	run_programs(HARNESS_PROTECTED32);
+}
+
+static int tear_down(void **state)
+{
+	harness_free(&a);
+	harness_free(&b);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_teardown(test_real, tear_down),
+		cmocka_unit_test_teardown(test_protected_16, tear_down),
+		cmocka_unit_test_teardown(test_protected_32, tear_down),
+	};
+
+	if (argc > 1)
+		seed = strtoull(argv[1], NULL, 0);
+	if (argc > 2)
+		programs = (unsigned)strtoul(argv[2], NULL, 0);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
