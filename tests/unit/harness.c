@@ -220,13 +220,13 @@ int harness_run_to_halt(struct harness *h)
 		v->exception_pending = false;
 		return v->exception_vector;
 	}
-	for (v->halted = false; !v->halted;) {
+	for (v->halted = false; !v->halted && !h->stop;) {
 		v->cont = 1;
 		v->shadow = 0;
 		v->vm->engine->run(v, false);
 	}
 	v->halted = false;
-	return HARNESS_OK;
+	return h->stop ? HARNESS_EXIT : HARNESS_OK;
 }
 
 int harness_do(struct harness *h, const void *code, unsigned size, unsigned n)
