@@ -16,8 +16,11 @@ int pci_calls_init(struct pci_calls *c, struct virtio_device *device, unsigned n
 	c->device = device;
 	c->n_vectors = n_vectors;
 	c->vector = calloc(n_vectors, sizeof(*c->vector));
-	c->is_direct = calloc(device->n_queues, sizeof(*c->is_direct));
-	if (c->vector && c->is_direct)
+	c->direct_fd = malloc(device->n_queues * sizeof(*c->direct_fd));
+	c->n_queues = c->direct_fd ? device->n_queues : 0;
+	for (unsigned k = 0; k < c->n_queues; k++)
+		c->direct_fd[k] = -1;
+	if (c->vector && c->direct_fd)
 		return 0;
 	pci_calls_deinit(c);
 	return -ENOMEM;
@@ -25,20 +28,18 @@ int pci_calls_init(struct pci_calls *c, struct virtio_device *device, unsigned n
 
 void pci_calls_deinit(struct pci_calls *c)
 {
-	for (unsigned k = 0; c->is_direct && k < c->device->n_queues; k++)
-		if (c->is_direct[k]) /* nobody watches any more: the device has stopped */
-			c->calls.clear(c->calls.opaque, c->device->queue[k].call_fd);
+	for (unsigned k = 0; k < c->n_queues; k++)
+		if (c->direct_fd[k] >= 0) /* nobody watches any more: the device has stopped, it may be gone */
+			c->calls.clear(c->calls.opaque, c->direct_fd[k]);
 	free(c->vector);
-	free(c->is_direct);
+	free(c->direct_fd);
 	pthread_mutex_destroy(&c->lock);
 }
 
 static void end_direct(struct pci_calls *c, unsigned index)
 {
-	struct virtio_queue *q = &c->device->queue[index];
-
-	c->calls.clear(c->calls.opaque, q->call_fd);
-	c->is_direct[index] = false;
+	c->calls.clear(c->calls.opaque, c->direct_fd[index]);
+	c->direct_fd[index] = -1;
 	c->device->type->watch_calls(c->device->opaque, index, true);
 }
 
@@ -46,13 +47,13 @@ static void begin_direct(struct pci_calls *c, unsigned index, const struct vecto
 {
 	struct virtio_queue *q = &c->device->queue[index];
 
-	if (!c->is_direct[index])
+	if (c->direct_fd[index] < 0)
 		c->device->type->watch_calls(c->device->opaque, index, false);
 	if (!c->calls.set(c->calls.opaque, q->call_fd, v->address, v->data)) {
-		c->is_direct[index] = true;
+		c->direct_fd[index] = q->call_fd;
 		return;
 	}
-	if (c->is_direct[index])
+	if (c->direct_fd[index] >= 0)
 		end_direct(c, index);
 	else
 		c->device->type->watch_calls(c->device->opaque, index, true);
@@ -67,14 +68,14 @@ static void update(struct pci_calls *c, unsigned index)
 		return;
 	if (vector < c->n_vectors && c->vector[vector].is_open)
 		begin_direct(c, index, &c->vector[vector]);
-	else if (c->is_direct[index])
+	else if (c->direct_fd[index] >= 0)
 		end_direct(c, index);
 }
 
 void pci_calls_update(struct pci_calls *c)
 {
 	pthread_mutex_lock(&c->lock);
-	for (unsigned k = 0; k < c->device->n_queues; k++)
+	for (unsigned k = 0; k < c->n_queues; k++)
 		update(c, k);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -91,7 +92,7 @@ void pci_calls_vector(struct pci_calls *c, unsigned vector, bool masked, uint64_
 {
 	pthread_mutex_lock(&c->lock);
 	c->vector[vector] = (struct vector_state){ !masked, address, data };
-	for (unsigned k = 0; k < c->device->n_queues; k++)
+	for (unsigned k = 0; k < c->n_queues; k++)
 		if (__atomic_load_n(&c->device->queue[k].vector, __ATOMIC_RELAXED) == vector)
 			update(c, k);
 	pthread_mutex_unlock(&c->lock);

@@ -21,7 +21,8 @@ struct pci_calls {
 	struct virtio_calls calls;
 	struct vector_state *vector;
 	unsigned n_vectors;
-	bool *is_direct; /* by queue */
+	unsigned n_queues;
+	int *direct_fd; /* by queue: the eventfd that the engine watches, or -1 */
 };
 
 int pci_calls_init(struct pci_calls *c, struct virtio_device *device, unsigned n_vectors);
