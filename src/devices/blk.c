@@ -272,6 +272,8 @@ static void pop_all(struct blk_queue *bq)
 	struct virtq *ring = &bq->queue->ring;
 	int popped = 0;
 
+	if (atomic_load(&bq->queue->idle))
+		return; /* a kick comes when that changes */
 	do {
 		virtq_disable_kicks(ring);
 		while (bq->free && !bq->stopping) {

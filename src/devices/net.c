@@ -41,16 +41,18 @@ unsigned net_guest_offloads(uint64_t features)
 
 static void choose_port_events(struct net_pair *p)
 {
-	loop_set_events(p->port_source, (p->rx_starved ? 0 : EPOLLIN) | (p->tx_blocked ? EPOLLOUT : 0));
+	bool rx = p->rx_on && !p->rx_starved, tx = p->tx_on && p->tx_blocked;
+
+	loop_set_events(p->port_source, (rx ? EPOLLIN : 0) | (tx ? EPOLLOUT : 0));
 }
 
 static void port_ready(void *opaque, uint32_t events)
 {
 	struct net_pair *p = opaque;
 
-	if (events & EPOLLIN)
+	if (events & EPOLLIN && p->rx_on)
 		net_serve_receive(p);
-	if (events & EPOLLOUT)
+	if (events & EPOLLOUT && p->tx_on)
 		net_serve_transmit(p);
 	choose_port_events(p);
 }
@@ -61,7 +63,8 @@ static void receive_kicked(void *opaque, uint32_t events)
 	eventfd_t count;
 
 	eventfd_read(p->rx->kick_fd, &count);
-	net_serve_receive(p);
+	if (p->rx_on)
+		net_serve_receive(p);
 	choose_port_events(p);
 }
 
@@ -71,7 +74,8 @@ static void transmit_kicked(void *opaque, uint32_t events)
 	eventfd_t count;
 
 	eventfd_read(p->tx->kick_fd, &count);
-	net_serve_transmit(p);
+	if (p->tx_on)
+		net_serve_transmit(p);
 	choose_port_events(p);
 }
 
@@ -86,7 +90,8 @@ static void control_kicked(void *opaque, uint32_t events)
 	eventfd_t count;
 
 	eventfd_read(control_queue(net)->kick_fd, &count);
-	net_serve_control(net, control_queue(net));
+	if (net->control_on)
+		net_serve_control(net, control_queue(net));
 }
 
 static void *serve_pair(void *opaque)
@@ -97,68 +102,115 @@ static void *serve_pair(void *opaque)
 	return NULL;
 }
 
-static void stop_pair(struct net_pair *p)
+/* A pair's thread runs while any of its queues is started. */
+static void release_pair(struct net_pair *p)
 {
-	if (p->running) {
-		loop_stop(p->loop);
-		pthread_join(p->thread, NULL);
-	}
+	if (--p->users)
+		return;
+	loop_stop(p->loop);
+	pthread_join(p->thread, NULL);
 	loop_free(p->loop);
 	p->loop = NULL;
-	p->running = false;
 }
 
-static int start_pair(struct net *net, unsigned index)
+static int hold_pair(struct net_pair *p)
 {
-	struct net_pair *p = &net->pair[index];
-	struct loop_source *ignored;
+	struct net *net = p->net;
 	int err;
 
-	p->net = net;
-	p->index = index;
-	p->rx = &net->device.queue[2 * index];
-	p->tx = &net->device.queue[2 * index + 1];
-	p->rx_starved = p->tx_blocked = false;
-	if (!p->rx->enabled || !p->tx->enabled)
+	if (p->users++)
 		return 0;
+	p->rx_starved = p->tx_blocked = false;
 	err = loop_new(&p->loop);
+	if (!err)
+		err = loop_add(p->loop, net->port->ops->receive_fd(net->port, p->index), 0, port_ready, p, &p->port_source);
+	if (!err)
+		err = thread_start(&p->thread, net->owner, "net", serve_pair, p);
+	if (err) {
+		loop_free(p->loop);
+		p->loop = NULL;
+		p->users--;
+	}
+	return err;
+}
+
+/* Which queue: its pair, its switch, its source and its function. */
+struct net_queue {
+	struct net_pair *pair;
+	_Atomic bool *on;
+	struct loop_source **source;
+	loop_fn *kicked;
+	void *opaque;
+};
+
+static struct net_queue queue_of(struct net *net, unsigned index)
+{
+	struct net_pair *p = &net->pair[index / 2];
+
+	if (index == net->device.n_queues - 1)
+		return (struct net_queue){ &net->pair[0], &net->control_on, &net->control_source, control_kicked, net };
+	if (index % 2)
+		return (struct net_queue){ p, &p->tx_on, &p->tx_source, transmit_kicked, p };
+	return (struct net_queue){ p, &p->rx_on, &p->rx_source, receive_kicked, p };
+}
+
+static void stop_queue(void *opaque, unsigned index)
+{
+	struct net_queue q = queue_of(opaque, index);
+
+	if (!*q.on)
+		return;
+	*q.on = false;
+	loop_del(*q.source);
+	loop_sync(q.pair->loop); /* a call that saw the switch on has ended */
+	release_pair(q.pair);
+}
+
+static int start_queue(void *opaque, unsigned index)
+{
+	struct net *net = opaque;
+	struct net_queue q = queue_of(net, index);
+	int err = hold_pair(q.pair);
+
 	if (err)
 		return err;
-	if ((err = loop_add(p->loop, net->port->ops->receive_fd(net->port, index), EPOLLIN, port_ready, p, &p->port_source)) ||
-	    (err = loop_add(p->loop, p->rx->kick_fd, EPOLLIN, receive_kicked, p, &ignored)) ||
-	    (err = loop_add(p->loop, p->tx->kick_fd, EPOLLIN, transmit_kicked, p, &ignored)))
+	*q.on = true;
+	err = loop_add(q.pair->loop, net->device.queue[index].kick_fd, EPOLLIN, q.kicked, q.opaque, q.source);
+	if (err) {
+		*q.on = false;
+		loop_sync(q.pair->loop);
+		release_pair(q.pair);
 		return err;
-	if (!index && control_queue(net)->enabled &&
-	    (err = loop_add(p->loop, control_queue(net)->kick_fd, EPOLLIN, control_kicked, net, &ignored)))
-		return err;
-	err = thread_start(&p->thread, net->owner, "net", serve_pair, p);
-	p->running = !err;
-	return err;
+	}
+	eventfd_write(net->device.queue[index].kick_fd, 1); /* look at what is there already */
+	return 0;
 }
 
 static void stop(void *opaque)
 {
 	struct net *net = opaque;
 
-	for (unsigned k = 0; k < net->n_pairs; k++)
-		stop_pair(&net->pair[k]);
+	for (unsigned k = 0; k < net->device.n_queues; k++)
+		stop_queue(net, k);
 }
 
 static int start(void *opaque)
 {
 	struct net *net = opaque;
-	unsigned offloads = net_guest_offloads(net->device.accepted);
+	unsigned offloads = net_guest_offloads(net->device.accepted), pairs;
 
 	net->mergeable = virtio_has(&net->device, VIRTIO_NET_F_MRG_RXBUF);
 	net->room = offloads & ~(unsigned)PORT_CSUM ? PORT_MAX_PACKET : PORT_HEADER + 18u + net->config.mtu;
+	/* A driver without a control queue uses what it starts: then queues are as active as they are started and not idle. */
+	pairs = virtio_has(&net->device, VIRTIO_NET_F_CTRL_VQ) ? 1 : net->n_pairs;
 	if (net->port->ops->set_queues)
 		net->port->ops->set_queues(net->port, 1);
-	atomic_store(&net->active_pairs, 1);
+	atomic_store(&net->active_pairs, pairs);
 	net_filter_reset(net);
 	if (net->port->ops->set_receive_offloads)
 		net->port->ops->set_receive_offloads(net->port, offloads);
-	for (unsigned k = 0; k < net->n_pairs; k++) {
-		int err = start_pair(net, k);
+	for (unsigned k = 0; k < net->device.n_queues; k++) {
+		int err = net->device.queue[k].enabled ? start_queue(net, k) : 0;
 
 		if (err) {
 			stop(net);
@@ -166,6 +218,20 @@ static int start(void *opaque)
 		}
 	}
 	return 0;
+}
+
+/* The port spreads packets over the pairs up to the last that takes any. */
+static void idle_changed(void *opaque, unsigned index)
+{
+	struct net *net = opaque;
+	unsigned pairs = 1;
+
+	for (unsigned k = 0; k < net->n_pairs; k++)
+		if (net->pair[k].rx_on && !atomic_load(&net->pair[k].rx->idle))
+			pairs = k + 1;
+	if (net->port->ops->set_queues)
+		net->port->ops->set_queues(net->port, pairs);
+	eventfd_write(net->device.queue[index].kick_fd, 1);
 }
 
 /* --- configuration --- */
@@ -182,6 +248,9 @@ static const struct virtio_type net_type = {
 	.start = start,
 	.stop = stop,
 	.read_config = read_config,
+	.stop_queue = stop_queue,
+	.start_queue = start_queue,
+	.idle_changed = idle_changed,
 };
 
 static uint64_t features_of(const struct net *net)
@@ -225,6 +294,12 @@ int net_new(struct port *port, const struct dma *dma, const struct net_config *c
 		free(net);
 		return err;
 	}
+	for (unsigned k = 0; k < net->n_pairs; k++) {
+		net->pair[k].net = net;
+		net->pair[k].index = k;
+		net->pair[k].rx = &net->device.queue[2 * k];
+		net->pair[k].tx = &net->device.queue[2 * k + 1];
+	}
 	*out = net;
 	return 0;
 }
@@ -236,6 +311,27 @@ void net_free(struct net *net)
 	virtio_device_deinit(&net->device);
 	pthread_mutex_destroy(&net->filter_lock);
 	free(net);
+}
+
+int net_set_mtu(struct net *net, uint64_t mtu)
+{
+	if (mtu < 68 || mtu > 65535 || (net->port->mtu && mtu > net->port->mtu))
+		return -EINVAL;
+	net->config.mtu = (uint16_t)mtu;
+	return 0;
+}
+
+int net_announce(struct net *net, const uint8_t mac[6])
+{
+	struct net_pair *p = &net->pair[0];
+
+	pthread_mutex_lock(&net->filter_lock);
+	memcpy(net->announce_mac, mac, 6);
+	pthread_mutex_unlock(&net->filter_lock);
+	atomic_store(&net->announce, true);
+	if (p->tx_on)
+		eventfd_write(p->tx->kick_fd, 1); /* its thread sends; if it is not started yet, when it is */
+	return 0;
 }
 
 struct virtio_device *net_device(struct net *net)

@@ -27,9 +27,10 @@ struct net_pair {
 	unsigned index;
 	struct virtio_queue *rx, *tx;
 	struct loop *loop;
-	struct loop_source *port_source;
+	struct loop_source *port_source, *rx_source, *tx_source;
 	pthread_t thread;
-	bool running;
+	unsigned users;		     /* started queues; the transport's thread's */
+	_Atomic bool rx_on, tx_on;   /* the queues are started */
 	bool rx_starved, tx_blocked; /* waiting for receive buffers; for the port to take more */
 	struct iovec iov[NET_SEGMENTS];
 };
@@ -40,7 +41,11 @@ struct net {
 	const char *owner;
 	struct virtio_net_config config;
 	unsigned n_pairs;
+	_Atomic bool control_on;
+	struct loop_source *control_source;
 	_Atomic unsigned active_pairs; /* set by the control queue */
+	_Atomic bool announce;	       /* a RARP for announce_mac (protected by filter_lock) is to be sent */
+	uint8_t announce_mac[6];
 	bool mergeable;
 	uint32_t room;		       /* bytes of receive buffer that any packet fits in, with what is negotiated */
 	pthread_mutex_t filter_lock;   /* leaf lock */

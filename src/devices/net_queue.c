@@ -135,7 +135,7 @@ void net_serve_receive(struct net_pair *pair)
 	struct virtq *ring = &pair->rx->ring;
 	int more = 1;
 
-	if (pair->rx->ring.error || pair->index >= atomic_load(&pair->net->active_pairs)) {
+	if (pair->rx->ring.error || atomic_load(&pair->rx->idle) || pair->index >= atomic_load(&pair->net->active_pairs)) {
 		pair->rx_starved = true;
 		return;
 	}
@@ -170,7 +170,10 @@ static void transmit_burst(struct net_pair *pair, int *popped)
 	}
 	if (!n)
 		return;
-	sent = pair->net->port->ops->send(pair->net->port, pair->index, packet, n);
+	if (atomic_load(&pair->tx->idle)) /* drained */
+		sent = (int)n;
+	else
+		sent = pair->net->port->ops->send(pair->net->port, pair->index, packet, n);
 	if (sent < 0)
 		sent = (int)n; /* the port is broken: packets are lost, the guest goes on */
 	while (n > (unsigned)sent) {
@@ -181,11 +184,32 @@ static void transmit_burst(struct net_pair *pair, int *popped)
 		virtio_push(pair->tx, &chain[k], 0);
 }
 
+/* RARP (RFC 903), a reverse request for the address itself: every bridge on the way learns where it is. */
+static void send_announcement(struct net_pair *pair)
+{
+	uint8_t packet[PORT_HEADER + 60] = { 0 }, *frame = packet + PORT_HEADER;
+	static const uint8_t fixed[] = { 0x80, 0x35, 0x00, 0x01, 0x08, 0x00, 6, 4, 0x00, 0x03 };
+	struct iovec iov = { packet, sizeof(packet) };
+	struct port_packet p = { &iov, 1, sizeof(packet) };
+	struct net *net = pair->net;
+
+	memset(frame, 0xff, 6);
+	memcpy(frame + 12, fixed, sizeof(fixed));
+	pthread_mutex_lock(&net->filter_lock);
+	memcpy(frame + 6, net->announce_mac, 6);
+	memcpy(frame + 22, net->announce_mac, 6);
+	memcpy(frame + 32, net->announce_mac, 6);
+	pthread_mutex_unlock(&net->filter_lock);
+	net->port->ops->send(net->port, pair->index, &p, 1);
+}
+
 void net_serve_transmit(struct net_pair *pair)
 {
 	struct virtq *ring = &pair->tx->ring;
 	int popped = 1;
 
+	if (!pair->index && atomic_exchange(&pair->net->announce, false))
+		send_announcement(pair);
 	pair->tx_blocked = false;
 	do {
 		virtq_disable_kicks(ring);

@@ -27,10 +27,19 @@ static struct mem_slot *find_in(const struct mem_table *table, gpa_t gpa)
 	return NULL;
 }
 
-struct mem_slot *memory_find(struct memory *mem, gpa_t gpa)
+static struct mem_slot *find_now(struct memory *mem, gpa_t gpa)
 {
 	/* Acquire: pairs with the release in slots.c replace(). */
 	return find_in(atomic_load_explicit(&mem->table, memory_order_acquire), gpa);
+}
+
+struct mem_slot *memory_find(struct memory *mem, gpa_t gpa)
+{
+	struct mem_slot *slot = find_now(mem, gpa);
+
+	while (!slot && mem->miss && mem->miss(mem->miss_opaque, gpa, MEM_READ))
+		slot = find_now(mem, gpa);
+	return slot;
 }
 
 void mem_mark_dirty(struct mem_slot *slot, uint64_t offset, uint64_t len)
@@ -59,11 +68,27 @@ static void *at_in_slot(struct mem_slot *slot, gpa_t gpa, uint64_t len, enum mem
 	return slot->hva + offset;
 }
 
+/* Ask for what is missing of the range, from its start on, until it is all there or some of it cannot be had. */
+static void *at_after_misses(struct memory *mem, gpa_t gpa, uint64_t len, enum mem_access access)
+{
+	for (;;) {
+		struct mem_slot *slot = find_now(mem, gpa);
+		void *hva = slot ? at_in_slot(slot, gpa, len, access) : NULL;
+		gpa_t missing = slot && !(access == MEM_WRITE && slot->flags & SLOT_READONLY) ? slot->gpa + slot->size : gpa;
+
+		if (hva)
+			return hva;
+		if (missing - gpa >= len || !mem->miss(mem->miss_opaque, missing, access))
+			return NULL;
+	}
+}
+
 void *mem_at(struct memory *mem, gpa_t gpa, uint64_t len, enum mem_access access)
 {
-	struct mem_slot *slot = memory_find(mem, gpa);
+	struct mem_slot *slot = find_now(mem, gpa);
+	void *hva = slot ? at_in_slot(slot, gpa, len, access) : NULL;
 
-	return slot ? at_in_slot(slot, gpa, len, access) : NULL;
+	return hva || !mem->miss ? hva : at_after_misses(mem, gpa, len, access);
 }
 
 static void copy_bytes(void *to, const void *from, uint64_t len)

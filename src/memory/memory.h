@@ -36,10 +36,18 @@ struct mem_table {	       /* immutable once published */
 	struct mem_slot *slot[]; /* sorted by gpa, not overlapping */
 };
 
+enum mem_access { MEM_READ, MEM_WRITE };
+
 struct memory {
 	_Atomic(struct mem_table *) table;
 	atomic_uint generation; /* counts changes of the table: who keeps a copy of a slot compares it */
 	void *retired;	       /* tables and slots awaiting memory_quiesce */
+	/*
+	 * Where slots are translations that come on demand (an IOTLB): asks for gpa's and waits. true: look again; false: there
+	 * is none. Called by the look-ups below on their thread; NULL: what is not in the table is not there.
+	 */
+	bool (*miss)(void *opaque, gpa_t gpa, enum mem_access access);
+	void *miss_opaque;
 };
 
 void memory_init(struct memory *mem);
@@ -57,8 +65,6 @@ void memory_quiesce(struct memory *mem);
 
 /* The slot holding gpa, or NULL. Any thread. */
 struct mem_slot *memory_find(struct memory *mem, gpa_t gpa);
-
-enum mem_access { MEM_READ, MEM_WRITE };
 
 /*
  * HVA of [gpa, gpa+len) if the whole range lies in one slot (and, for MEM_WRITE, that slot is writable), else

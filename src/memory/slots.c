@@ -39,6 +39,7 @@ void memory_init(struct memory *mem)
 	atomic_init(&mem->table, NULL);
 	atomic_init(&mem->generation, 0);
 	mem->retired = NULL;
+	mem->miss = NULL;
 }
 
 static void slot_free(struct mem_slot *slot)

@@ -245,6 +245,8 @@ void virtio_push(struct virtio_queue *queue, const struct virtq_chain *chain, ui
 	if (dma->written)
 		tell_written(dma, chain, written);
 	virtq_push(&queue->ring, chain, written);
+	if (queue->logged)
+		queue->device->transport->pushed(queue->device->transport_opaque, queue, chain, written);
 }
 
 void virtio_call(struct virtio_queue *queue)
@@ -267,6 +269,10 @@ void virtio_queue_failed(struct virtio_queue *queue)
 	if (queue->reported)
 		return;
 	queue->reported = true;
+	if (d->transport->queue_failed) {
+		d->transport->queue_failed(d->transport_opaque, queue);
+		return;
+	}
 	log_warn("%s: queue %u quarantined: %s", d->type->name, queue->index, virtq_error_name(queue->ring.error));
 	/* Not under the lock: stop() may be waiting for this very thread while it holds it. */
 	atomic_fetch_or(&d->status, (uint8_t)VIRTIO_CONFIG_S_NEEDS_RESET);

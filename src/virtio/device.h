@@ -32,6 +32,8 @@ struct virtio_queue {
 	int call_fd;		    /* eventfd by which somebody outside calls the driver, see watch_calls; -1: nobody */
 	struct virtq ring;	    /* the I/O thread's while started */
 	bool reported;		    /* its error was logged; the I/O thread's too */
+	bool logged;		    /* tell the transport of every push; constant while started */
+	_Atomic bool idle;	    /* started, but without side effects: a network device drains what is sent (vhost-user) */
 };
 
 /* What a kind of device is. One constant per kind. */
@@ -57,11 +59,16 @@ struct virtio_type {
 	 * where there are no such queues.
 	 */
 	void (*watch_calls)(void *opaque, unsigned index, bool on);
+	/* queue->idle of a started queue has changed. NULL: its kick_fd is signalled, and the type looks. */
+	void (*idle_changed)(void *opaque, unsigned index);
 };
 
 struct virtio_transport_ops {
 	void (*call)(void *opaque, const struct virtio_queue *queue); /* a queue's interrupt; any thread */
 	void (*config_changed)(void *opaque);			      /* any thread */
+	/* NULL but where queues are handed over one by one (vhost/serve.h). The queue's thread. */
+	void (*queue_failed)(void *opaque, const struct virtio_queue *queue);
+	void (*pushed)(void *opaque, const struct virtio_queue *queue, const struct virtq_chain *chain, uint32_t written);
 };
 
 struct virtio_device {

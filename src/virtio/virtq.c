@@ -3,6 +3,7 @@
  * The device half of a virtqueue: start and stop, and the walker that both formats share. Descriptors become memory
  * here and nowhere else: virtq_split.c and virtq_packed.c only know where the next one lies.
  */
+#include "virtio/virtq_inflight.h"
 #include "virtio/virtq_walk.h"
 
 #include <errno.h>
@@ -196,7 +197,10 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 
 	if (q->error)
 		return -EPROTO;
-	popped = q->options & VIRTQ_PACKED ? virtq_packed_pop(q, chain) : virtq_split_pop(q, chain);
+	if (q->inflight)
+		popped = virtq_inflight_pop(q, chain);
+	else
+		popped = q->options & VIRTQ_PACKED ? virtq_packed_pop(q, chain) : virtq_split_pop(q, chain);
 	if (popped > 0) {
 		q->popped += chain->entries;
 		q->counters.chains++;
@@ -219,7 +223,9 @@ void virtq_unpop(struct virtq *q, const struct virtq_chain *chain)
 
 void virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written)
 {
-	if (q->options & VIRTQ_PACKED)
+	if (q->inflight)
+		virtq_inflight_push(q, chain, written);
+	else if (q->options & VIRTQ_PACKED)
 		virtq_packed_push(q, chain, written);
 	else
 		virtq_split_push(q, chain, written);

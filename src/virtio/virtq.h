@@ -100,6 +100,7 @@ struct virtq {
 	uint32_t popped;      /* ring entries popped and not yet pushed */
 	uint32_t unsignalled; /* entries used since the last call decision; more than 65535 counts as 65535 */
 	struct virtq_region region;
+	struct virtq_inflight *inflight; /* notes for a successor (virtq_inflight.h), or NULL */
 	enum virtq_error error;
 	struct virtq_counters counters;
 };
