@@ -11,6 +11,8 @@ static const struct command {
 	const char *help;
 } commands[] = {
 	{"run", cmd_run, "run a virtual machine"},
+	{"vhost-blk", cmd_vhost_blk, "serve a disk to another VMM over vhost-user"},
+	{"vhost-net", cmd_vhost_net, "serve a network to another VMM over vhost-user"},
 	{"kvm", cmd_kvm, "run another VMM with softkvm as its /dev/kvm"},
 	{"port", cmd_port, "move packets through a network port: generate, count, reflect, forward"},
 	{"check", cmd_check, "say what this host offers and what is missing"},

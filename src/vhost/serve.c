@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
-enum { POLL_NS = 200000 };
+enum { POLL_NS = 200000, RING_RESET = 40 };
 
 struct vhost_serve {
 	struct vhost_serve_config config;
@@ -213,7 +213,7 @@ static void finished(void *opaque)
 	struct vhost_serve *v = opaque;
 
 	if (v->config.finished)
-		v->config.finished(v->config.opaque);
+		v->config.finished(v->config.finished_opaque);
 }
 
 int vhost_serve_new(struct loop *loop, struct virtio_device *device, const struct vhost_serve_config *config,
@@ -235,7 +235,7 @@ int vhost_serve_new(struct loop *loop, struct virtio_device *device, const struc
 	struct vhost_backend_config backend = {
 		.name = config->name,
 		.device_id = device->type->id,
-		.features = device->offered & ~config->withheld,
+		.features = device->offered & ~(config->withheld | 1ull << RING_RESET), /* SET_VRING_* do that */
 		.protocol = config->protocol,
 		.n_rings = config->n_rings,
 		.max_ring_size = config->max_ring_size,

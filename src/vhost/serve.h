@@ -20,8 +20,9 @@ struct vhost_serve_config {
 	struct vhost_socket_config socket;
 	int (*set_mtu)(void *opaque, uint64_t mtu);		/* may be NULL, all of them */
 	int (*announce)(void *opaque, const uint8_t mac[6]);
-	void (*finished)(void *opaque);
 	void *opaque;
+	void (*finished)(void *opaque); /* an inherited connection's only session is over */
+	void *finished_opaque;
 };
 
 /*
