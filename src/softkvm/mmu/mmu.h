@@ -70,7 +70,7 @@ void mmu_flush_writes(struct vcpu *v);
  * and, where segmentation matters, base and limit of the code segment. v->stack copies one write entry; it is dropped whenever a read or write
  * entry of the active set is, and when v->tlb[] changes. Its empty form gives a non-canonical HVA: no access can pass.
  */
-enum { ITLB_ENTRIES = 512, ITLB_FLAVOUR = ITLB_ENTRIES, ITLB_CS_BASE, ITLB_CS_LIMIT, ITLB_WORDS };
+enum { ITLB_ENTRIES = 4096, ITLB_FLAVOUR = ITLB_ENTRIES, ITLB_CS_BASE, ITLB_CS_LIMIT, ITLB_WORDS };
 static inline unsigned itlb_slot(gva_t gva)
 {
 	return (gva >> PAGE_SHIFT) & (ITLB_ENTRIES - 1);

@@ -47,13 +47,22 @@ static void table_clear(struct tlb_set *set, enum tlb_kind kind)
 		clear_words(set->itlb, ITLB_ENTRIES * sizeof(set->itlb[0]));
 }
 
+/* The itlb slots of all pages that a fetch entry's place may have stood for: of the one there, and of those it pushed out. */
+static void itlb_clear_index(struct tlb_set *set, uint32_t index)
+{
+	uint64_t entries = set->mask / sizeof(struct tlb_entry) + 1;
+
+	for (uint64_t slot = index % ITLB_ENTRIES; slot < ITLB_ENTRIES; slot += entries)
+		set->itlb[slot] = 0;
+}
+
 static void place_clear(struct tlb_set *set, uint32_t place)
 {
 	uint32_t kind = place >> 24, index = place & 0xffffff;
 
 	entry_clear(&set->table[kind][index], index == 0);
 	if (kind == TLB_FETCH)
-		set->itlb[index % ITLB_ENTRIES] = 0;
+		itlb_clear_index(set, index);
 }
 
 static void log_clear_places(struct tlb_set *set, struct fill_log *log)
@@ -256,6 +265,7 @@ static void set_drop_range(struct tlb_set *set, gva_t gva, uint64_t size)
 			set_drop_page(set, gva + at);
 		return;
 	}
+	clear_words(set->itlb, sizeof(set->itlb[0]) * ITLB_ENTRIES);
 	for (int kind = 0; kind < TLB_KINDS; kind++)
 		for (uint64_t i = 0; i < entries; i++)
 			if ((set->table[kind][i].tag & ~(size - 1)) == gva && set->table[kind][i].host)

@@ -31,7 +31,7 @@ struct tlb_set {
 	uint64_t key;				/* user sets: CR3 with PCID; what it is for */
 	uint64_t used_at;			/* for replacement of user sets */
 	uint64_t large[TLB_LARGE_WORDS];	/* hash set of regions with entries of large pages */
-	uint32_t itlb[ITLB_WORDS];	/* the translator's; slot = index of the fetch entry modulo its size */
+	uint32_t itlb[ITLB_WORDS];		/* the translator's, by itlb_slot() */
 	struct fill_log fills;			/* everything since the last flush */
 	struct fill_log scoped;			/* supervisor set: what a CR3 load or SMAP change drops */
 };
@@ -52,8 +52,6 @@ struct mmu {
 	unsigned watched_count;
 	void *arena;				/* memory of all tables */
 };
-
-_Static_assert((int)TLB_MIN_ENTRIES >= (int)ITLB_ENTRIES, "a fetch entry's index must tell its itlb slot");
 
 /* What an access is. */
 enum {

@@ -35,9 +35,15 @@ struct fetched {
 	uint32_t flavour, cs_base, cs_limit;
 };
 
+static struct code_view **exact_bucket(struct translator *t, gpa_t gpa, gva_t va)
+{
+	return &t->exact[((gpa >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull + (va >> PAGE_SHIFT) * 0xd6e8feb86659fd93ull) >> 40 &
+			 (EXACT_HASH - 1)];
+}
+
 static struct code_view *view_find(struct translator *t, const struct fetched *f)
 {
-	for (struct code_view *w = *view_bucket(t, f->gpa); w; w = w->hash_next)
+	for (struct code_view *w = *exact_bucket(t, f->gpa, f->va); w; w = w->exact_next)
 		if (w->gpa == f->gpa && w->va == f->va && w->flavour == f->flavour && w->hva == f->hva &&
 		    w->cs_base == f->cs_base && w->cs_limit == f->cs_limit)
 			return w;
@@ -46,7 +52,8 @@ static struct code_view *view_find(struct translator *t, const struct fetched *f
 
 static struct code_view *view_new(struct translator *t, const struct fetched *f)
 {
-	struct code_view **bucket = view_bucket(t, f->gpa), *w = arena_alloc(t, sizeof(*w));
+	struct code_view **bucket = view_bucket(t, f->gpa), **exact = exact_bucket(t, f->gpa, f->va);
+	struct code_view *w = arena_alloc(t, sizeof(*w));
 
 	if (!w)
 		return NULL;
@@ -59,6 +66,8 @@ static struct code_view *view_new(struct translator *t, const struct fetched *f)
 	w->id = ++t->next_id;
 	w->hash_next = *bucket;
 	*bucket = w;
+	w->exact_next = *exact;
+	*exact = w;
 	return w;
 }
 
@@ -159,6 +168,25 @@ static bool fetch(struct vcpu *v, gva_t va, struct fetched *f)
 	f->cs_base = segmented ? v->itlb[ITLB_CS_BASE] : 0;
 	f->cs_limit = segmented ? v->itlb[ITLB_CS_LIMIT] : 0xffffffff;
 	return f->hva;
+}
+
+/*
+ * Without the lock: that a block dies meanwhile is as if it had died right after it was entered. Its id in the
+ * instruction TLB does no harm, as a dead block has none.
+ */
+bool block_is_current(struct vcpu *v, const struct block *b)
+{
+	const struct code_view *w = b->view;
+	struct fetched now;
+
+	v->insn_rip = v->rip;
+	flavour_note(v);
+	if (b->view2 || b->plain || w->flavour != v->itlb[ITLB_FLAVOUR] || w->flavour & FLAVOUR_SEGMENTED)
+		return false;
+	if (!fetch(v, w->va + b->offset, &now) || now.gpa != w->gpa || now.hva != w->hva || __atomic_load_n(&b->dead, __ATOMIC_RELAXED))
+		return false;
+	v->itlb[itlb_slot(w->va)] = w->id;
+	return true;
 }
 
 static struct block *get(struct vcpu *v, gva_t rip, bool plain)
@@ -332,6 +360,8 @@ void blocks_flush(struct translator *t)
 {
 	for (unsigned k = 0; k < VIEW_HASH; k++)
 		t->views[k] = NULL;
+	for (unsigned k = 0; k < EXACT_HASH; k++)
+		t->exact[k] = NULL;
 	t->order_count = 0;
 	codecache_flush(&t->cache);
 	arena_reset(t);

@@ -391,6 +391,8 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 	translator_of(v)->entry_misses++;
 	flags_to_vcpu(v);
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
+	if (atomic_load_explicit(&v->cont, memory_order_relaxed) && !translator_of(v)->want_flush && block_is_current(v, b))
+		return (uintptr_t)b->straight;
 	return enter_remembering(v);
 }
 

@@ -64,7 +64,8 @@ enum {
 
 /* A guest page of code at one linear address: what the instruction TLB's ids stand for. */
 struct code_view {
-	struct code_view *hash_next;
+	struct code_view *hash_next;  /* of the page's bucket */
+	struct code_view *exact_next; /* of the page's and linear address's bucket */
 	gva_t va;		/* page */
 	gpa_t gpa;		/* page */
 	const uint8_t *hva;
@@ -146,9 +147,9 @@ struct jump_cache_entry {
 	gva_t pc;
 	uint8_t *code; /* checked entry */
 };
-enum { JUMP_CACHE_ENTRIES = 1 << 14 };
+enum { JUMP_CACHE_ENTRIES = 1 << 16 };
 
-enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12 };
+enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13 };
 
 /* One guest instruction on its way. */
 struct tinsn {
@@ -185,6 +186,7 @@ struct translator { /* one per VM */
 	struct codecache cache;
 	struct arena arena;
 	struct code_view *views[VIEW_HASH]; /* by GPA */
+	struct code_view *exact[EXACT_HASH]; /* by GPA and linear address: a library is mapped elsewhere in each program */
 	struct block **order;		     /* all blocks since the last flush, by address of their hot code */
 	uint32_t order_count;
 	uint32_t next_id;
@@ -296,6 +298,8 @@ void flags_from_vcpu(struct vcpu *v);
 /* The block at v->rip, translating it if need be. Raises #PF. NULL: cannot be translated, interpret one instruction. */
 struct block *block_get(struct vcpu *v, gva_t rip);
 struct block *block_get_plain(struct vcpu *v, gva_t rip);
+/* May b be entered now, as far as its page is concerned? Then the instruction TLB knows from here on. Raises #PF. */
+bool block_is_current(struct vcpu *v, const struct block *b);
 void block_link(struct translator *t, struct link *link, struct block *to);
 /* Bytes changed: blocks made of them die. Takes the lock. */
 void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len);
