@@ -151,10 +151,10 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
 	if (c->stream != NO_STREAM)
 		cold_stream(x, c, s);
-	if (c->stack && c->size <= 8) {
-		emit_call(e, x->t->probe_stack[c->write]);
+	if (c->stack && (c->size <= 8 || c->leader)) {
+		emit_call(e, x->t->probe_stack[c->leader ? PROBE_REFILL : c->write]);
 		s->probe_rel32 = (uint32_t)(e->p - x->t->cache.rw) + 1;
-		emit_jmp_forward(e); /* found: to `retry` */
+		emit_jmp_forward(e); /* found: to `retry`, or to check again */
 	}
 	emit_site_call(e, x, s, c->leader ? TRAMP_GROUP : TRAMP_MISS);
 	return s;
@@ -163,6 +163,7 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 static void emit_check(struct xlat *x, const struct check *c)
 {
 	struct emit *e = &x->hot;
+	const uint8_t *again = emit_here(e);
 	struct site *s;
 
 	if (c->stack || c->stream != NO_STREAM) {
@@ -176,7 +177,7 @@ static void emit_check(struct xlat *x, const struct check *c)
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, host_of(c));
 	s->retry = (uint32_t)(e->p - x->t->cache.rw);
 	if (s->probe_rel32)
-		emit_patch32(&x->cold, x->t->cache.rw + s->probe_rel32, emit_here(e));
+		emit_patch32(&x->cold, x->t->cache.rw + s->probe_rel32, c->stack && c->leader ? again : emit_here(e));
 }
 
 void streams_clear(struct xlat *x)

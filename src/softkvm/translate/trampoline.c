@@ -74,8 +74,17 @@ static void emit_trampoline(struct emit *e, enum trampoline which)
 	load_registers(e);
 }
 
+/* Address of the table's entry for r9 into rcx. */
+static void emit_table_index(struct emit *e, enum tlb_kind kind)
+{
+	emit_mov(e, 4, SCRATCH, ADDR);
+	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
+	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
+	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + 8 * (int32_t)kind));
+}
+
 /*
- * Called (the only calls in translated code) where the stack's remembered entry failed: look for the address in r9 in
+ * Called (with emit_refill_stack()'s the only calls in translated code) where the stack's remembered entry failed: look for the address in r9 in
  * the table. Found: returns with the HVA in r9, a write entry being remembered. Else returns 5 bytes further on, r9 as
  * it was. Accesses of up to 8 bytes.
  */
@@ -84,10 +93,7 @@ static void emit_probe_stack(struct emit *e, bool write)
 	static const uint8_t ret[] = { 0xc3 };
 	uint8_t *miss;
 
-	emit_mov(e, 4, SCRATCH, ADDR);
-	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
-	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
-	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (write ? 8 * TLB_WRITE : 8 * TLB_READ)));
+	emit_table_index(e, write ? TLB_WRITE : TLB_READ);
 	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
 	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - 8);
 	miss = emit_jcc_forward(e, 7);
@@ -104,6 +110,34 @@ static void emit_probe_stack(struct emit *e, bool write)
 	emit_bytes(e, ret, 1);
 	emit_patch32(e, miss, emit_here(e));
 	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_mem_imm(e, 8, ALU_ADD, mem_base(H_RSP, 0), 5);
+	emit_bytes(e, ret, 1);
+}
+
+/*
+ * Called for a group on the stack whose page is not the remembered one: r9 has its address, and keeps it. If the write
+ * table has the page, the stack's entry becomes that; else returns 5 bytes further on. What is asked for may then still
+ * cross the page.
+ */
+static void emit_refill_stack(struct emit *e)
+{
+	static const uint8_t ret[] = { 0xc3 };
+	struct host_mem temp = mem_base(ENV, ENV_HOT(HOT_SPARE));
+	uint8_t *miss;
+
+	emit_store(e, 8, temp, ADDR);
+	emit_table_index(e, TLB_WRITE);
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4095);
+	miss = emit_jcc_forward(e, 7);
+	emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
+	emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.tag)), ADDR);
+	emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
+	emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.host)), ADDR);
+	emit_load(e, 8, ADDR, temp);
+	emit_bytes(e, ret, 1);
+	emit_patch32(e, miss, emit_here(e));
+	emit_load(e, 8, ADDR, temp);
 	emit_alu_mem_imm(e, 8, ALU_ADD, mem_base(H_RSP, 0), 5);
 	emit_bytes(e, ret, 1);
 }
@@ -129,6 +163,9 @@ int trampolines_emit(struct translator *t)
 		t->probe_stack[write] = emit_here(&hot);
 		emit_probe_stack(&hot, write);
 	}
+	emit_align(&hot, 16, 0);
+	t->probe_stack[PROBE_REFILL] = emit_here(&hot);
+	emit_refill_stack(&hot);
 	codecache_commit(&t->cache, &hot, &cold);
 	codecache_fix(&t->cache);
 	return hot.overflow ? -1 : 0;

@@ -179,6 +179,8 @@ enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff, MAX_STREAMS = 8, NO_S
 enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
 		  TRAMP_FAULT, TRAMP_COUNT };
 
+enum { PROBE_REFILL = 2 }; /* only make the stack's remembered entry that of the address */
+
 struct translator { /* one per VM */
 	_Atomic uint32_t lock;
 	_Atomic bool stopping;	     /* a vCPU wants to flush: stay out */
@@ -193,7 +195,7 @@ struct translator { /* one per VM */
 	bool want_flush;		     /* full: flush when nobody is inside */
 	uint8_t *enter, *leave;	     /* trampolines, executable addresses */
 	uint8_t *tramp[TRAMP_COUNT];
-	uint8_t *probe_stack[2];     /* read, write: see trampoline.c */
+	uint8_t *probe_stack[3];     /* read, write, PROBE_REFILL: see trampoline.c */
 	struct tinsn insns[TRANSLATE_MAX_INSNS]; /* scratch of the translation under way */
 	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
 	struct link no_link;
