@@ -341,6 +341,32 @@ void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len
 		bring_out_others(vm, self);
 }
 
+static unsigned ungrouped_bit(const struct block *b)
+{
+	return ((b->view->gpa + b->offset) * 0x9e3779b97f4a7c15ull) >> 40 & (UNGROUPED_BITS - 1);
+}
+
+bool is_ungrouped(const struct translator *t, const struct block *b)
+{
+	unsigned bit = ungrouped_bit(b);
+
+	return t->ungrouped[bit / 8] >> (bit % 8) & 1;
+}
+
+void block_ungroup(struct vcpu *v, struct block *b)
+{
+	struct translator *t = translator_of(v);
+	unsigned bit = ungrouped_bit(b);
+
+	translator_lock(t, v);
+	if (!b->dead && !b->view2) {
+		t->ungrouped[bit / 8] |= (uint8_t)(1u << (bit % 8));
+		bucket_remove(b);
+		block_kill(t, b);
+	}
+	translator_unlock(t);
+}
+
 struct block *block_by_code(struct translator *t, uint32_t at)
 {
 	uint32_t low = 0, high = t->order_count;
@@ -362,6 +388,8 @@ void blocks_flush(struct translator *t)
 		t->views[k] = NULL;
 	for (unsigned k = 0; k < EXACT_HASH; k++)
 		t->exact[k] = NULL;
+	for (unsigned k = 0; k < sizeof(t->ungrouped); k++)
+		t->ungrouped[k] = 0;
 	t->order_count = 0;
 	codecache_flush(&t->cache);
 	arena_reset(t);

@@ -271,7 +271,7 @@ void groups_find(struct xlat *x)
 	struct walk_state w = { .next_root = 16, .word = x->word };
 
 	x->access_count = x->group_count = x->stream_count = 0;
-	if (x->block->plain || x->segmented)
+	if (x->block->plain || x->segmented || is_ungrouped(x->t, x->block))
 		return;
 	for (unsigned r = 0; r < 16; r++)
 		w.reg[r].root = (uint16_t)r;

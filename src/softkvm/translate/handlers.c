@@ -12,6 +12,7 @@
 #include "softkvm/translate/translate.h"
 #include "softkvm/translate/verify.h"
 
+enum { MANY_GROUP_FAILURES = 2000 };
 enum { SAHF_FLAGS = FLAG_SF | FLAG_ZF | FLAG_AF | FLAG_PF | FLAG_CF };
 
 void flags_to_vcpu(struct vcpu *v)
@@ -326,6 +327,9 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 	}
 	if (vt->t->lockstep)
 		return leave(v);
+	b = arena_at(vt->t, s->block);
+	if (__atomic_add_fetch(&b->group_failures, 1, __ATOMIC_RELAXED) == MANY_GROUP_FAILURES)
+		block_ungroup(v, b);
 	b = block_get_plain(v, v->rip);
 	if (!b || vt->t->want_flush) {
 		vt->single = !b;

@@ -91,6 +91,7 @@ struct block {
 	uint16_t offset;		     /* of its first instruction in the page */
 	uint16_t insns;			     /* guest instructions, the longest way through */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
+	uint16_t group_failures;	     /* times that C could not give a group its HVA */
 	bool dead, plain; /* plain: no shared address checks */
 };
 
@@ -149,7 +150,7 @@ struct jump_cache_entry {
 };
 enum { JUMP_CACHE_ENTRIES = 1 << 16 };
 
-enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13 };
+enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13, UNGROUPED_BITS = 1 << 16 };
 
 /* One guest instruction on its way. */
 struct tinsn {
@@ -192,6 +193,7 @@ struct translator { /* one per VM */
 	struct block **order;		     /* all blocks since the last flush, by address of their hot code */
 	uint32_t order_count;
 	uint32_t next_id;
+	uint8_t ungrouped[UNGROUPED_BITS / 8]; /* by hash: blocks that are better off without groups; see block_ungroup() */
 	bool want_flush;		     /* full: flush when nobody is inside */
 	uint8_t *enter, *leave;	     /* trampolines, executable addresses */
 	uint8_t *tramp[TRAMP_COUNT];
@@ -306,6 +308,12 @@ void block_link(struct translator *t, struct link *link, struct block *to);
 /* Bytes changed: blocks made of them die. Takes the lock. */
 void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len);
 void blocks_flush(struct translator *t);
+/*
+ * Groups of this block fail too often (pages of which it only reads most, tables that end at a page's end): from now on
+ * each of its accesses checks for itself. Takes the lock.
+ */
+void block_ungroup(struct vcpu *v, struct block *b);
+bool is_ungrouped(const struct translator *t, const struct block *b);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 
 /* --- superblock.c --- */
