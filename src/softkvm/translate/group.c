@@ -10,7 +10,7 @@
  * The group's first access checks the whole extent, from the lowest to the highest byte that a member touches and
  * for writing if one writes, and keeps the HVA; the others use that. A check that fails proves nothing about the
  * access itself, so it must not fault: it leads to a plain copy of the rest of the block, where every access checks
- * for itself (memory.c).
+ * for itself (memory.c). A block whose groups keep failing is translated anew without any.
  *
  * In a block that is a loop of itself, addresses that move by a small constant each time round (or not at all) are
  * streams: each remembers the TLB entry it used last, which serves it for many rounds.
