@@ -30,8 +30,7 @@ static size_t make_message(struct vconsole_port *p, uint8_t *out, size_t size, u
 		memcpy(out + bytes, p->config.name, length);
 		bytes += length;
 	} else if (*bit == TELL_RESIZE) {
-		/* Rows first: the specification has them the other way round, but Linux, which was first, reads them so. */
-		uint16_t both[2] = { atomic_load(&p->device->rows), atomic_load(&p->device->columns) };
+		uint16_t both[2] = { atomic_load(&p->device->columns), atomic_load(&p->device->rows) };
 
 		memcpy(out + bytes, both, sizeof(both));
 		bytes += sizeof(both);

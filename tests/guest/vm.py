@@ -9,7 +9,9 @@ import os
 import pathlib
 import re
 import select
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -76,6 +78,36 @@ def module(name, flavour="cloud"):
     return found[0]
 
 
+def modules(names, flavour="cloud"):
+    """Kernel modules with what they depend on, in the order to load them: for make_initrd(), and for mods= ."""
+    order, files = [], {}
+
+    def add(name):
+        try_names = [name.replace("-", "_"), name.replace("_", "-")]
+        found = [f for n in try_names for f in (GUEST / f"modules-{flavour}").rglob(f"{n}.ko")]
+        if not found:
+            skip(f"the {flavour} kernel has no module {name}")
+        info = found[0].read_bytes().split(b"\0depends=", 1)
+        needed = info[1].split(b"\0", 1)[0].decode() if len(info) > 1 else ""
+        for other in filter(None, needed.split(",")):
+            add(other)
+        if found[0].stem not in order:
+            order.append(found[0].stem)
+            files[f"modules/{found[0].name}"] = found[0]
+
+    for name in names:
+        add(name)
+    return files, ",".join(order)
+
+
+def program(name):
+    """A program of the host with its libraries, for make_initrd()."""
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if not path:
+        skip(f"no {name} on this host")
+    return {f"usr/bin/{name}": pathlib.Path(path).resolve(), **libraries_of(path)}
+
+
 def libraries_of(program):
     """The shared libraries that a program needs, the loader included, by the path at which it looks for them."""
     listing = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
@@ -83,10 +115,13 @@ def libraries_of(program):
 
 
 class Vm:
-    """One run of a machine. `console` collects all that it printed; `time_limit` is for the whole run, in seconds."""
+    """One run of a machine. `console` collects all that it printed; `time_limit` is for the whole run, in seconds.
+
+    With `serial`, a path, the serial port is a socket there, and the machine's standard input and output are `terminal`.
+    """
 
     def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300,
-                 qemu_cpu="max,la57=off,smap=off", disks=()):
+                 qemu_cpu="max,la57=off,smap=off", disks=(), serial=None, terminal=None):
         append = f"console=ttyS0 {append}".strip()
         if engine == "qemu":  # QEMU 7.2 pushes a far call's return address with the kernel's rights: no SMAP
             command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
@@ -104,7 +139,23 @@ class Vm:
         self.console = ""
         self.read_to = 0
         self.deadline = time.monotonic() + time_limit
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.socket = None
+        if serial:
+            command += ["--console", f"unix:{serial}"]
+            self.process = subprocess.Popen(command, stdin=terminal, stdout=terminal)
+            self.socket = self._connect(serial)
+            self.output = self.input = self.socket.fileno()
+        else:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            self.output, self.input = self.process.stdout.fileno(), self.process.stdin.fileno()
+
+    def _connect(self, path):
+        client = socket.socket(socket.AF_UNIX)
+        while client.connect_ex(str(path)):
+            if self.process.poll() is not None or time.monotonic() > self.deadline:
+                raise Failure(f"nobody listens at {path}")
+            time.sleep(0.05)
+        return client
 
     def __enter__(self):
         return self
@@ -113,11 +164,14 @@ class Vm:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
-        try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass
+        if self.socket:
+            self.socket.close()
+        else:
+            self.process.stdout.close()
+            try:
+                self.process.stdin.close()
+            except BrokenPipeError:
+                pass
         if kind is not None:
             print(" ".join(self.command))
             print(self.console[-20000:])
@@ -125,9 +179,12 @@ class Vm:
     def _read_some(self):
         """More of the console; False at its end."""
         left = self.deadline - time.monotonic()
-        if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+        if left <= 0 or not select.select([self.output], [], [], left)[0]:
             raise OutOfTime(f"time is up; the last line is {self.console.splitlines()[-1:]}")
-        data = os.read(self.process.stdout.fileno(), 65536)
+        try:
+            data = os.read(self.output, 65536)
+        except ConnectionResetError:
+            data = b""
         self.console += data.decode(errors="replace").replace("\r", "")
         return bool(data)
 
@@ -143,8 +200,7 @@ class Vm:
                 raise Failure(f"the machine ended (status {self.process.wait()}) before '{text}' came")
 
     def type(self, text):
-        self.process.stdin.write(text.encode())
-        self.process.stdin.flush()
+        os.write(self.input, text.encode())
 
     def shell(self, command):
         """Run a command in the guest's shell: its output and its exit status. After boot()."""
