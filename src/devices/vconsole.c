@@ -234,7 +234,7 @@ static int start_port(struct vconsole_port *p)
 
 	p->tell = 0;
 	p->tx_held = false;
-	p->guest_is_open = false;
+	p->is_known = p->guest_is_open = false;
 	err = watch(p->device, p->rx, rx_kicked, p, &p->rx_kick);
 	return err ? err : watch(p->device, p->tx, tx_kicked, p, &p->tx_kick);
 }

@@ -91,6 +91,8 @@ void vconsole_flush_control(struct vconsole *v)
 
 void vconsole_tell(struct vconsole_port *port, unsigned what)
 {
+	if (!port->is_known) /* it will hear of the state when it is ready */
+		return;
 	port->tell |= what;
 	vconsole_flush_control(port->device);
 }
@@ -104,6 +106,7 @@ static void port_ready(struct vconsole_port *p, bool ok)
 		p->tell = TELL_REMOVE;
 		return;
 	}
+	p->is_known = true;
 	p->tell |= TELL_OPEN | (p->config.name ? TELL_NAME : 0) | (p->config.is_terminal ? TELL_CONSOLE : 0);
 	if (p->config.is_terminal && atomic_load(&p->device->columns))
 		p->tell |= TELL_RESIZE;

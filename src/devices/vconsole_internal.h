@@ -24,6 +24,7 @@ struct vconsole_port {
 	/* the loop thread's */
 	struct loop_source *rx_kick, *tx_kick;
 	unsigned tell; /* TELL_* */
+	bool is_known; /* the driver has it: only then is it told of changes */
 	bool guest_is_open;
 	/* A transmitted chain that the console has taken only in part. */
 	struct iovec tx_iov[VCONSOLE_SEGMENTS];
