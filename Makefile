@@ -17,7 +17,7 @@ run: all                   ## boot a Debian kernel to a shell; RUN="--cpus 2" ad
 	@tools/setup guest
 	@tools/guest $(BUILD)/guest cloud
 	$(BUILD)/guise run --kernel $(BUILD)/guest/vmlinuz-cloud --initrd $(BUILD)/guest/initrd.cpio \
-		--append "console=ttyS0 quiet" $(RUN)
+		--append "console=ttyS0 quiet online" $(RUN)
 
 test:                      ## every test, in the normal and the sanitizer builds
 	@tools/test
