@@ -31,23 +31,23 @@ static bool is_outstanding(uint16_t flags)
 	return !!(flags & AVAIL_BIT) != !!(flags & USED_BIT);
 }
 
-/* Skip what is left of the list whose first entry was used at `used`. */
-static uint32_t skip_list(const struct vring_packed_desc *ring, uint32_t size, uint32_t used, uint32_t n_outstanding)
+/*
+ * What is left of the list whose first entry was used at `used`: entries up to one without NEXT, if that one carries the
+ * used id (only a list's last entry need have it, 2.8.6).
+ */
+static uint32_t rest_of_list(const struct vring_packed_desc *ring, uint32_t size, uint32_t used, uint32_t n_outstanding)
 {
 	uint16_t id = __atomic_load_n(&ring[used].id, __ATOMIC_RELAXED);
-	uint32_t skipped = 0;
 
-	while (skipped < n_outstanding) {
-		uint32_t at = (used + 1 + skipped) % size;
+	if (!__atomic_load_n(&ring[used].addr, __ATOMIC_RELAXED)) /* nobody has written here yet: the first lap */
+		return 0;
+	for (uint32_t n = 1; n <= n_outstanding; n++) {
+		uint32_t at = (used + n) % size;
 
-		/* The last entry of the list has no NEXT; a list of one has no such entries at all. */
-		if (__atomic_load_n(&ring[at].id, __ATOMIC_RELAXED) != id)
-			break;
-		skipped++;
 		if (!(flags_of(ring, at) & VRING_DESC_F_NEXT))
-			break;
+			return __atomic_load_n(&ring[at].id, __ATOMIC_RELAXED) == id ? n : 0;
 	}
-	return skipped;
+	return 0;
 }
 
 static uint32_t packed_base(const struct virtq_config *config, const struct vring_packed_desc *ring)
@@ -62,7 +62,7 @@ static uint32_t packed_base(const struct virtq_config *config, const struct vrin
 	while (n_outstanding < size && is_outstanding(flags_of(ring, (avail + size - 1 - n_outstanding) % size)))
 		n_outstanding++;
 	if (n_outstanding && n_outstanding < size && !(config->options & VIRTQ_INDIRECT))
-		n_outstanding -= skip_list(ring, size, (avail + size - 1 - n_outstanding) % size, n_outstanding);
+		n_outstanding -= rest_of_list(ring, size, (avail + size - 1 - n_outstanding) % size, n_outstanding);
 	used = (avail + size - n_outstanding) % size;
 	used_wrap = n_outstanding > avail ? !avail_wrap : avail_wrap;
 	return used | (uint32_t)used_wrap << 15 | used << 16 | (uint32_t)used_wrap << 31;

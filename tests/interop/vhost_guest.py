@@ -1,0 +1,257 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""A guest of ours on vhost-user back ends: DPDK's vhost library moves its packets, QEMU's storage daemon keeps its disk, and our own.
+
+  vhost_guest.py GUISE CASE [DISK_STORM]
+
+CASE begins with net, disk (others' back ends), ours-net or ours-disk; words in it choose the rest: packed rings, server (guise
+listens), queues (two). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
+end again and again under load, with every byte known.
+"""
+import os
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guest"))
+import vm  # noqa: E402
+
+MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover",
+           "virtio_net", "virtio_blk"]
+PATIENCE = 120  # seconds, for one thing to happen
+
+
+class BackEnd:
+    """A program that serves a socket, and can be killed and started again."""
+
+    def __init__(self, command, scratch, ready=None):
+        self.command, self.scratch, self.ready, self.process = command, scratch, ready, None
+        self.start()
+
+    def start(self):
+        environment = dict(os.environ, XDG_RUNTIME_DIR=str(self.scratch), RUNTIME_DIRECTORY=str(self.scratch))
+        self.log = open(self.scratch / "back_end.log", "ab")
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
+        if self.ready:
+            self.ready(self)
+
+    def say(self, text):
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def kill(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process.stdin.close()
+            self.log.close()
+        self.process = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.kill()
+        if kind is not None:
+            print((self.scratch / "back_end.log").read_text(errors="replace")[-6000:])
+
+
+def wait_until(what, check):
+    deadline = time.monotonic() + PATIENCE
+    while not check():
+        if time.monotonic() > deadline:
+            raise vm.Failure(f"{PATIENCE} s without {what}")
+        time.sleep(0.1)
+
+
+def testpmd(scratch, socket, is_server, queues):
+    """DPDK's vhost library with its icmpecho engine, which answers ARP and ping for every address."""
+    def ready(back_end):
+        back_end.say("set fwd icmpecho\nstart\n")
+
+    def fresh(back_end):
+        socket.unlink(missing_ok=True)  # a killed server leaves it, and would not start
+        ready(back_end)
+
+    role = ",client=1" if is_server else ""
+    command = ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", "0@0,1@0", "--no-pci", "-m", "128", "--no-huge", "--file-prefix",
+               f"guise{os.getpid()}", "--vdev", f"net_vhost0,iface={socket},queues={queues}{role}", "--", "-i",
+               "--total-num-mbufs=8192", f"--rxq={queues}", f"--txq={queues}"]
+    back_end = BackEnd(command, scratch, ready)
+    if not is_server:
+        back_end.ready = fresh
+    return back_end
+
+
+def storage_daemon(scratch, socket, image):
+    command = ["qemu-storage-daemon", "--blockdev", f"driver=file,filename={image},node-name=file", "--export",
+               f"type=vhost-user-blk,id=export,node-name=file,addr.type=unix,addr.path={socket},writable=on,num-queues=2"]
+    return BackEnd(command, scratch)
+
+
+def md5_in(text):
+    found = re.findall(r"^([0-9a-f]{32})  -", text, re.M)
+    if not found:
+        raise vm.Failure(f"no checksum in:\n{text}")
+    return found[-1]
+
+
+def check_ping(guest, count=3, address="10.9.0.1"):
+    output, status = guest.shell(f"ping -c {count} -W 20 -s 1300 {address}")
+    if status:
+        raise vm.Failure(f"ping failed:\n{output}")
+
+
+def wait_for_carrier(guest, value):
+    wait_until(f"carrier {value}", lambda: re.search(f"^{value}$", guest.shell("cat /sys/class/net/eth0/carrier")[0], re.M))
+
+
+def check_network(guest, back_end, socket, is_server):
+    _, status = guest.shell("ip link set eth0 up && ip addr add 10.9.0.2/24 dev eth0")
+    vm.expect("setting eth0 up", status, 0)
+    wait_for_carrier(guest, "1")
+    check_ping(guest)
+    for _ in range(2):
+        back_end.kill()
+        wait_for_carrier(guest, "0")
+        if not is_server:
+            socket.unlink(missing_ok=True)
+        back_end.start()
+        wait_for_carrier(guest, "1")
+        check_ping(guest)
+    output, status = guest.shell("echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/unbind && "
+                                 "echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/bind && "
+                                 "ip link set eth0 up && ip addr add 10.9.0.2/24 dev eth0")
+    vm.expect(f"the driver taken off and put on ({output})", status, 0)
+    check_ping(guest)
+
+
+def check_queues(guest):
+    output, _ = guest.shell("ls /sys/class/net/eth0/queues; grep -c 'virtio0-input' /proc/interrupts")
+    if "rx-1" not in output:
+        raise vm.Failure(f"there is one queue pair only:\n{output}")
+
+
+def our_network(guise, scratch, socket, is_server):
+    return BackEnd([guise, "vhost-net", "--socket-path", str(socket), "--net", "user"] + (["--client"] if is_server else []), scratch)
+
+
+def our_network_case(guise, kernel, initrd, scratch, case):
+    """Through our back end to the user-mode network, whose gateway answers pings; a name server and DHCP are there, too."""
+    socket = scratch / "net.sock"
+    is_server, packed = "server" in case, "packed" in case
+    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "")
+    with our_network(guise, scratch, socket, is_server) as back_end:
+        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=1, mem="256M",
+                   options=["--net", options], time_limit=600) as guest:
+            guest.boot()
+            _, status = guest.shell("ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0")
+            vm.expect("setting eth0 up", status, 0)
+            for _ in range(8):
+                wait_for_carrier(guest, "1")
+                check_ping(guest, 1, "10.0.2.2")
+                guest.type("ping -c 1000 -i 0.01 10.0.2.2 >/dev/null &\n")
+                back_end.kill()
+                wait_for_carrier(guest, "0")
+                back_end.start()
+                guest.shell("killall ping")
+            wait_for_carrier(guest, "1")
+            check_ping(guest, 3, "10.0.2.2")
+            guest.type("poweroff -f\n")
+            vm.expect("guise's exit status", guest.end(), 0)
+    print(f"{case}: ping through our back end, killed 8 times under traffic")
+
+
+def our_disk_case(guise, kernel, initrd, scratch, case):
+    """Killed over and over while six threads read and write: what was in flight is taken up by the next back end."""
+    socket, image, kills, seconds = scratch / "disk.sock", scratch / "disk.img", 0, 10
+    is_server, packed = "server" in case, "packed" in case
+    with open(image, "wb") as file:
+        file.truncate(32 << 20)
+    command = [guise, "vhost-blk", "--socket-path", str(socket)] + (["--client"] if is_server else []) + [f"{image},queues=2"]
+    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "")
+    with BackEnd(command, scratch) as back_end:
+        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=2, mem="256M",
+                   options=["--net", "none", "--disk", options], time_limit=600) as guest:
+            guest.boot()
+            guest.type(f"/bin/storm /dev/vda 8 {seconds}; echo storm over\n")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                time.sleep(random.uniform(0.05, 0.4))
+                back_end.kill()
+                back_end.start()
+                kills += 1
+            said = guest.wait_for("storm over")
+            if "STORM OK" not in said:
+                raise vm.Failure(f"after {kills} kills: {said}")
+            guest.type("poweroff -f\n")
+            vm.expect("guise's exit status", guest.end(), 0)
+    print(f"{case}: {kills} kills, {said[said.find('STORM'):].strip()}")
+
+
+def network_case(guise, kernel, initrd, scratch, case):
+    is_server, packed, queues = "server" in case, "packed" in case, 2 if "queues" in case else 1
+    socket = scratch / "net.sock"
+    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "") + f",queues={queues}"
+    with testpmd(scratch, socket, is_server, queues) as back_end:
+        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=queues, mem="256M",
+                   options=["--net", options], time_limit=600) as guest:
+            guest.boot()
+            check_network(guest, back_end, socket, is_server)
+            if queues > 1:
+                check_queues(guest)
+            guest.type("poweroff -f\n")
+            vm.expect("guise's exit status", guest.end(), 0)
+    print(f"{case}: ping through DPDK's vhost library, killed and started again twice")
+
+
+def disk_case(guise, kernel, initrd, scratch, case):
+    socket, image = scratch / "disk.sock", scratch / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(64 << 20)
+    with storage_daemon(scratch, socket, image) as back_end:
+        options = f"vhost-user={socket}" + (",packed" if "packed" in case else "")
+        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=2, mem="256M",
+                   options=["--net", "none", "--disk", options], time_limit=600) as guest:
+            guest.boot()
+            output, status = guest.shell("dd if=/dev/urandom of=/tmp/r bs=1M count=24 2>/dev/null && md5sum < /tmp/r && "
+                                         "dd if=/tmp/r of=/dev/vda bs=64k conv=fsync 2>/dev/null")
+            vm.expect(f"writing ({output})", status, 0)
+            written = md5_in(output)
+            back_end.kill()
+            guest.type("(echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda bs=1M count=24 2>/dev/null | md5sum > /tmp/sum) &\n")
+            time.sleep(1)  # the reader waits for a back end now
+            back_end.start()
+            output, _ = guest.shell("wait; cat /tmp/sum")
+            vm.expect("what was read after the back end came back", md5_in(output), written)
+            guest.type("poweroff -f\n")
+            vm.expect("guise's exit status", guest.end(), 0)
+    md5 = subprocess.run(["sh", "-c", f"head -c {24 << 20} {image} | md5sum"], capture_output=True, text=True, check=True)
+    vm.expect("the image's content", md5_in(md5.stdout), written)
+    print(f"{case}: 24 MiB written and read through qemu-storage-daemon, killed and started again")
+
+
+CASES = {"net": network_case, "disk": disk_case, "ours-net": our_network_case, "ours-disk": our_disk_case}
+PROGRAMS = {"net": "dpdk-testpmd", "disk": "qemu-storage-daemon"}
+
+
+def test():
+    guise, case = sys.argv[1:3]
+    kind = max((name for name in CASES if case.startswith(name)), key=len)
+    if kind in PROGRAMS and not shutil.which(PROGRAMS[kind]):
+        vm.skip(f"{PROGRAMS[kind]} is not installed (tools/setup test)")
+    kernel = vm.need_guest("cloud")
+    with tempfile.TemporaryDirectory() as directory:
+        scratch = pathlib.Path(directory)
+        files = {f"modules/{name}.ko": vm.module(name) for name in MODULES}
+        if len(sys.argv) > 3:
+            files["bin/storm"] = sys.argv[3]
+        CASES[kind](guise, kernel, vm.make_initrd(scratch / "initrd", files), scratch, case)
+
+
+vm.main(test)
