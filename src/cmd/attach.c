@@ -234,8 +234,8 @@ int attach_vsock(struct machine_config *config, char *text, char *error, size_t 
 		return refuse(error, size, "vsock", cid, value, "not a context id from 3 to 4294967294");
 	path = next_part(&rest, &value);
 	if (!path || !*path || value)
-		return refuse(error, size, "vsock", cid, NULL, "give CID,PATH with a path without '=' and ','");
-	*v = (struct machine_vsock){.cid = (uint32_t)n, .path = path};
+		return refuse(error, size, "vsock", cid, NULL, "give CID,vhost or CID,PATH with a path without '=' and ','");
+	*v = (struct machine_vsock){.cid = (uint32_t)n, .path = strcmp(path, "vhost") ? path : NULL};
 	while ((key = next_part(&rest, &value)))
 		if (!parse_bus(key, value, &v->bus))
 			return refuse(error, size, "vsock", key, value, "not bus=pci|mmio");

@@ -66,7 +66,7 @@ static const struct option_def table[] = {
 	 .help = "virtio network card: user, tap=NAME, vhost=NAME, vhost-user=PATH or none (user)"},
 	{.name = "balloon", .kind = OPTION_STRING, .value = &options.balloon, .arg = "MIB[,socket=PATH]",
 	 .help = "virtio balloon that takes MIB from the guest"},
-	{.name = "vsock", .kind = OPTION_STRING, .value = &options.vsock, .arg = "CID,PATH",
+	{.name = "vsock", .kind = OPTION_STRING, .value = &options.vsock, .arg = "CID,PATH|vhost",
 	 .help = "virtio sockets, on the host Unix sockets at PATH"},
 	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
 	 .help = "where virtio devices are: pci or mmio (pci)"},

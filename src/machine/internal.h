@@ -99,6 +99,7 @@ struct machine {
 	struct balloon_socket *balloon_socket;
 	struct machine_transport balloon_transport;
 	struct vsock *vsock;
+	struct served *served_vsock; /* instead, the host kernel's */
 	struct machine_transport vsock_transport;
 	struct rng *rng;
 	struct machine_transport rng_transport;
@@ -137,6 +138,7 @@ void virtio_take_off_bus(struct machine_transport *t);
 /* vhost.c: devices that somebody else serves. */
 int vhost_add_disk(struct machine *m, unsigned index, char *error, size_t error_size);
 int vhost_add_net(struct machine *m, unsigned index, const uint8_t mac[6], char *error, size_t error_size);
+int vhost_add_vsock(struct machine *m, char *error, size_t error_size);
 void vhost_del(struct served *served, struct machine_transport *t); /* NULL: nothing */
 
 /* msi.c: calls of drivers that the engine delivers. */

@@ -54,7 +54,7 @@ struct machine_balloon {
 
 struct machine_vsock {
 	uint32_t cid;	  /* 0: no such device */
-	const char *path; /* see devices/vsock.h */
+	const char *path; /* see devices/vsock.h; NULL: the host kernel's (/dev/vhost-vsock) */
 	enum machine_bus bus;
 };
 

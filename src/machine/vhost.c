@@ -82,6 +82,21 @@ int vhost_add_net(struct machine *m, unsigned index, const uint8_t mac[6], char 
 	return err;
 }
 
+int vhost_add_vsock(struct machine *m, char *error, size_t size)
+{
+	struct served_config served = {.owner = m->config.name, .cid = m->config.vsock.cid};
+	char why[256];
+	int err = vhost_vsock_open(served.cid, &served.kernel, why, sizeof(why));
+
+	if (!err)
+		err = vhost_vsock_new(&served, &m->dma, &m->served_vsock, why, sizeof(why));
+	if (!err && (err = attach(m, m->config.vsock.bus, m->served_vsock, &m->vsock_transport)))
+		snprintf(why, sizeof(why), "%s", strerror(-err));
+	if (err)
+		snprintf(error, size, "vsock: %s", why);
+	return err;
+}
+
 void vhost_del(struct served *served, struct machine_transport *t)
 {
 	if (!served)

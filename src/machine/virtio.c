@@ -183,6 +183,8 @@ static int add_vsock(struct machine *m, char *error, size_t size)
 
 	if (!config.cid)
 		return 0;
+	if (!config.path)
+		return vhost_add_vsock(m, error, size);
 	err = vsock_new(&m->dma, &config, &m->vsock, why, sizeof(why));
 	if (!err)
 		err = virtio_put_on_bus(m, m->config.vsock.bus, vsock_device(m->vsock), &m->vsock_transport);
@@ -219,6 +221,7 @@ void virtio_consoles_flush(struct machine *m)
 
 void virtio_devices_free(struct machine *m)
 {
+	vhost_del(m->served_vsock, &m->vsock_transport);
 	vsock_free(m->vsock);
 	virtio_take_off_bus(&m->vsock_transport);
 	balloon_socket_free(m->balloon_socket);

@@ -6,6 +6,7 @@
 
 In there guise runs the same Debian kernel with --engine kvm and --net vhost=tap0: kicks and calls go between KVM and vhost by
 eventfds, guise takes no part. The two kernels ping each other and pass a file both ways; then the driver is taken off and put on.
+Beside it --vsock 7,vhost: a file each way through AF_VSOCK.
 """
 import pathlib
 import shutil
@@ -17,12 +18,13 @@ import vm
 QEMU_CPU = "max,la57=off,smap=off,xsave=off"  # as in kvm_in_qemu.py, like the attempts
 ATTEMPTS, TIME_LIMIT = 3, 360
 GUEST_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover",
-                 "virtio_net"]
-HOST_MODULES = ["irqbypass", "kvm", "kvm-amd", "tun", "tap", "vhost_iotlb", "vhost", "vhost_net"]
+                 "virtio_net", "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport"]
+HOST_MODULES = ["irqbypass", "kvm", "kvm-amd", "tun", "tap", "vhost_iotlb", "vhost", "vhost_net", "vsock",
+                "vmw_vsock_virtio_transport_common", "vhost_vsock"]
 
 OUTER = """#!/bin/sh
 export LD_LIBRARY_PATH=/lib
-ls -l /dev/kvm /dev/vhost-net
+ls -l /dev/kvm /dev/vhost-net /dev/vhost-vsock
 dd if=/dev/urandom of=/tmp/to-guest bs=1M count=4 2>/dev/null
 echo "=host sent $(md5sum < /tmp/to-guest)="
 mkfifo /tmp/open && exec 3<>/tmp/open # nc ends when its input does
@@ -31,12 +33,16 @@ mkfifo /tmp/open && exec 3<>/tmp/open # nc ends when its input does
  nc -l -p 5000 < /tmp/to-guest
  nc -l -p 5001 <&3 | md5sum > /tmp/from-guest
  ps | grep -c '[v]host-[0-9]' > /tmp/threads) &
+(/n/socat -u VSOCK-LISTEN:3000 OPEN:/tmp/vsock-got,creat
+ md5sum < /tmp/vsock-got > /tmp/vsock-from-guest
+ until /n/socat -u OPEN:/tmp/to-guest VSOCK-CONNECT:7:3001; do sleep 1; done) &
 echo =run=
-/n/guise run --engine kvm --cpus {queues} --mem 256M --kernel /n/vmlinuz --initrd /n/initrd --net vhost=tap0,queues={queues},mtu=1400 \\
+/n/guise run --engine kvm --cpus {queues} --mem 256M --kernel /n/vmlinuz --initrd /n/initrd --net vhost=tap0,queues={queues},mtu=1400 --vsock 7,vhost \\
 	--append "console=ttyS0 quiet panic=-1 mods={modules} run=/bin/inner" </dev/null
 echo "=ran $?="
 echo "=host got $(cat /tmp/from-guest)="
 echo "=threads $(cat /tmp/threads)="
+echo "=host vsock $(cat /tmp/vsock-from-guest)="
 """
 
 INNER = """#!/bin/sh
@@ -54,6 +60,9 @@ echo "=guest sent $(md5sum < /tmp/sent)="
 until nc 10.8.0.1 5001 < /tmp/sent; do sleep 1; done
 echo "=mtu $(cat /sys/class/net/eth0/mtu)="
 grep virtio /proc/interrupts
+until /bin/socat -u OPEN:/tmp/sent VSOCK-CONNECT:2:3000; do sleep 1; done
+/bin/socat -u VSOCK-LISTEN:3001 OPEN:/tmp/vsock-got,creat
+echo "=guest vsock $(md5sum < /tmp/vsock-got)="
 echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/unbind
 echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/bind
 up
@@ -80,17 +89,20 @@ def run_nested(guise, kernel, initrd, queues):
 
 def test():
     guise, queues = sys.argv[1], int(sys.argv[2])
-    if not shutil.which("qemu-system-x86_64"):
-        vm.skip("qemu-system-x86_64 is not installed (tools/setup test)")
+    for program in ("qemu-system-x86_64", "socat"):
+        if not shutil.which(program):
+            vm.skip(f"{program} is not installed (tools/setup test)")
     kernel = vm.need_guest("cloud")
     with tempfile.TemporaryDirectory() as directory:
         scratch = pathlib.Path(directory)
         (scratch / "inner").write_text(INNER)
         (scratch / "outer").write_text(OUTER.format(queues=queues, modules=",".join(GUEST_MODULES)))
         inner = {f"modules/{name}.ko": vm.module(name) for name in GUEST_MODULES} | {"bin/inner": scratch / "inner"}
+        inner |= vm.libraries_of(shutil.which("socat")) | {"bin/socat": shutil.which("socat")}
         files = {"bin/outer": scratch / "outer", "n/guise": guise, "n/vmlinuz": kernel}
         files["n/initrd"] = vm.make_initrd(scratch / "inner.cpio", inner)
         files |= {f"modules/{name}.ko": vm.module(name) for name in HOST_MODULES} | vm.libraries_of(guise)
+        files |= vm.libraries_of(shutil.which("socat")) | {"n/socat": shutil.which("socat")}
         initrd = vm.make_initrd(scratch / "outer.cpio", files)
         for attempts_left in range(ATTEMPTS - 1, -1, -1):
             try:
@@ -103,9 +115,11 @@ def test():
     vm.expect("pings", console.count("=ping works="), 2)
     vm.expect("what the guest got", field(console, "guest got"), field(console, "host sent"))
     vm.expect("what the host got", field(console, "host got"), field(console, "guest sent"))
+    vm.expect("by vsock to the guest", field(console, "guest vsock"), field(console, "host sent"))
+    vm.expect("by vsock to the host", field(console, "host vsock"), field(console, "guest sent"))
     vm.expect("the guest's MTU", field(console, "mtu"), "1400")
-    vm.expect("the kernel's vhost threads", field(console, "threads"), str(queues))
-    print(f"vhost-net with {queues} queue pairs: ping, 4 MiB each way, driver taken off and put on")
+    vm.expect("the kernel's vhost threads", field(console, "threads"), str(queues + 1))
+    print(f"vhost-net with {queues} queue pairs: ping, 4 MiB each way, driver taken off and put on; 4 MiB each way by vhost-vsock")
 
 
 vm.main(test)
