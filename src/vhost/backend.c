@@ -117,6 +117,8 @@ static int get_queue_num(struct vhost_backend *b, struct vhost_user_message *m, 
 static void reset(struct vhost_backend *b)
 {
 	rings_stop(b);
+	for (unsigned k = 0; k < b->config.n_rings; k++)
+		inflight_clear(b, &b->ring[k]);
 	rings_forget(b);
 	atomic_store(&b->status, 0);
 	if (b->config.ops->reset)

@@ -91,6 +91,15 @@ void inflight_forget(struct vhost_backend *b)
 	b->inflight_rings = b->inflight_size = 0;
 }
 
+/* An orderly stop: nothing is held, and where the ring begins next is the front end's to say. */
+void inflight_clear(struct vhost_backend *b, const struct ring *r)
+{
+	void *region = inflight_region(b, r);
+
+	if (region)
+		memset(region, 0, virtq_inflight_bytes(b->inflight_size, virtq_options(b->features)));
+}
+
 void *inflight_region(struct vhost_backend *b, const struct ring *r)
 {
 	uint64_t bytes = stride(b, b->inflight_size);

@@ -125,6 +125,7 @@ void log_mark_ring(struct vhost_backend *b, struct ring *r);
 /* backend_inflight.c */
 handler_fn get_inflight_fd, set_inflight_fd;
 void inflight_forget(struct vhost_backend *b);
+void inflight_clear(struct vhost_backend *b, const struct ring *r);
 /* A ring's part of the buffer, or NULL: none is kept for it. */
 void *inflight_region(struct vhost_backend *b, const struct ring *r);
 

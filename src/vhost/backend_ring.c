@@ -208,7 +208,7 @@ void rings_forget(struct vhost_backend *b)
 	for (unsigned k = 0; k < b->config.n_rings; k++) {
 		struct ring *r = &b->ring[k];
 
-		drop_kick(r);
+		drop_kick(r); /* and the notes stay: the front end may have them taken up by the next */
 		r->has_base = r->has_addr = r->enable_flag = r->log_used = false;
 		r->num = r->base = 0;
 		atomic_store(&r->face.enabled, false);
@@ -325,6 +325,7 @@ int get_vring_base(struct vhost_backend *b, struct vhost_user_message *m, struct
 	if (err)
 		return err;
 	stop_one(b, r);
+	inflight_clear(b, r);
 	drop_kick(r);
 	reply->state.index = r->face.index;
 	reply->state.num = r->has_base ? whole_base(b, r->base) : virtq_fresh_base(options_of(b));

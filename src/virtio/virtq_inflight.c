@@ -101,6 +101,7 @@ static int start_split(struct virtq_inflight *f, struct virtq *q, struct held *h
 		store(&r->desc_num, q->size);
 		store(&r->used_idx, q->used_next);
 		store(&r->version, REGION_VERSION);
+		return order_held(f, held, 0);
 	}
 	if (load_relaxed(&r->version) != REGION_VERSION || load_relaxed(&r->desc_num) != (uint16_t)q->size)
 		return -EPROTO;
@@ -108,8 +109,7 @@ static int start_split(struct virtq_inflight *f, struct virtq *q, struct held *h
 	for (uint32_t k = 0; k < q->size; k++)
 		if (load_relaxed(&r->desc[k].inflight))
 			held[n++] = (struct held){ load_relaxed(&r->desc[k].counter), (uint16_t)k };
-	if (n) /* else the base that the front end gave is as good, and its to choose */
-		q->avail_next = q->avail_seen = (uint16_t)(q->used_next + n);
+	q->avail_next = q->avail_seen = (uint16_t)(q->used_next + n);
 	return order_held(f, held, n);
 }
 
@@ -197,19 +197,12 @@ static int take_up_packed(struct virtq_inflight *f, struct virtq *q, struct held
 		entries += f->num[k];
 		held[n++] = (struct held){ load_relaxed(&r->desc[k].counter), (uint16_t)k };
 	}
-	if (n) {
-		q->used_next = load_relaxed(&r->used_idx);
-		if (q->used_next >= q->size)
-			return -EPROTO;
-		q->avail_next = q->used_next;
-		q->used_wrap = q->avail_wrap = load_relaxed(&r->used_wrap_counter);
-		virtq_advance(&q->avail_next, &q->avail_wrap, q->size, entries);
-	} else {
-		store(&r->used_idx, q->used_next);
-		store(&r->old_used_idx, q->used_next);
-		store(&r->used_wrap_counter, q->used_wrap);
-		store(&r->old_used_wrap_counter, q->used_wrap);
-	}
+	q->used_next = load_relaxed(&r->used_idx);
+	if (q->used_next >= q->size)
+		return -EPROTO;
+	q->avail_next = q->used_next;
+	q->used_wrap = q->avail_wrap = load_relaxed(&r->used_wrap_counter);
+	virtq_advance(&q->avail_next, &q->avail_wrap, q->size, entries);
 	return order_held(f, held, n);
 }
 
