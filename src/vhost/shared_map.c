@@ -69,21 +69,24 @@ static void handle(int signal, siginfo_t *info, void *context)
 	errno = saved;
 }
 
+/* With guard_lock held, for each mapping: who embeds us may have taken the signal back since. */
 static void install(void)
 {
-	struct sigaction action = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction action = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK }, now;
 
 	sigemptyset(&action.sa_mask);
-	sigaction(SIGBUS, &action, &previous);
+	if (sigaction(SIGBUS, NULL, &now) || (now.sa_flags & SA_SIGINFO && now.sa_sigaction == handle))
+		return;
+	previous = now;
+	sigaction(SIGBUS, &action, NULL);
 }
 
 static int guard_add(void *base, size_t length, int trouble_fd)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	unsigned k;
 
-	pthread_once(&once, install);
 	pthread_mutex_lock(&guard_lock);
+	install();
 	for (k = 0; k < MAX_GUARDS && atomic_load_explicit(&guards[k].length, memory_order_relaxed); k++)
 		;
 	if (k < MAX_GUARDS) {
