@@ -107,7 +107,7 @@ static bool answer_arp(uint8_t *frame, const uint8_t mac[6])
 	memcpy(arp + 18, arp + 8, 10); /* the asker becomes the target */
 	memcpy(arp + 8, mac, 6);
 	memcpy(arp + 14, asked, 4);
-	memcpy(frame, frame + 6, 6);
+	frame_swap_macs(frame);
 	memcpy(frame + 6, mac, 6);
 	return true;
 }

@@ -15,7 +15,7 @@
 
 const char *const work_mode_names[] = { "sink", "send", "exchange", "reflect", "echo", "forward", NULL };
 
-enum { SLEEP_MS = 50, SHORT_NS = 20000 };
+enum { SLEEP_MS = 50, SHORT_NS = 20000, QUIET_NS = 2000000000 };
 
 /* n packets went through: rates are taken from windows, so that a thread that did not run for a while spoils few of them. */
 static void count(struct work_queue *w, unsigned n)
@@ -209,12 +209,21 @@ static unsigned step(struct work_queue *w, uint64_t start)
 	}
 }
 
-static bool is_done(const struct work_queue *w)
+/* Of packets that were exchanged some may be lost: when none has come for a while, none will. */
+static bool is_done(struct work_queue *w)
 {
 	const struct work *work = w->work;
 	uint64_t so_far = work->mode == WORK_SEND ? w->sent : w->received;
 
-	return work->count && so_far >= work->count;
+	if (!work->count || so_far >= work->count)
+		return work->count;
+	if (work->mode != WORK_EXCHANGE || w->sent < work->count)
+		return false;
+	if (w->received != w->received_before) {
+		w->received_before = w->received;
+		w->quiet_since = now_ns();
+	}
+	return now_ns() - w->quiet_since > QUIET_NS;
 }
 
 void *work_run(void *arg)

@@ -35,6 +35,7 @@ struct work_queue {
 	pthread_t thread;
 	uint64_t sent, received, checked, damaged, out_of_order;
 	uint64_t next_number, expected;
+	uint64_t received_before, quiet_since;
 	_Atomic bool done;
 	/* packets in each window of a millisecond in which there were any, in packets per second */
 	uint64_t window_packets, window_start, calls;

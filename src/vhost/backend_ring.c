@@ -424,6 +424,8 @@ int vhost_backend_open(struct vhost_backend_ring *face, struct virtq *q)
 	err = virtq_start(q, b->config.memory, &r->config, whole_base(b, r->base));
 	if (err)
 		return err;
+	if (virtq_mend_base(q))
+		log_info("%s: ring %u begins where the driver has long been: going on at its used index", b->config.name, face->index);
 	region = inflight_region(b, r);
 	if (region && (err = virtq_inflight_start(&r->inflight, q, region)))
 		return err;

@@ -103,6 +103,19 @@ uint32_t virtq_stop(struct virtq *q)
 	return q->avail_next;
 }
 
+bool virtq_mend_base(struct virtq *q)
+{
+	uint16_t avail;
+
+	if (q->options & VIRTQ_PACKED)
+		return false;
+	avail = load_relaxed(&q->avail->idx);
+	if ((uint16_t)(avail - q->avail_next) <= q->size || (uint16_t)(avail - q->used_next) > q->size)
+		return false;
+	q->avail_next = q->avail_seen = q->used_next;
+	return true;
+}
+
 bool virtq_fail(struct virtq *q, enum virtq_error error)
 {
 	q->error = error;

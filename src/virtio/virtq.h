@@ -114,6 +114,12 @@ int virtq_start(struct virtq *q, struct memory *mem, const struct virtq_config *
 /* Stop; returns where it stands, as vhost-user's GET_VRING_BASE has it (split: avail index; packed: both indices, wraps). */
 uint32_t virtq_stop(struct virtq *q);
 
+/*
+ * Split, just started: if the driver is further ahead of the base than the queue is long, but not of the used index, go on
+ * from there. (DPDK's virtio_user says 0 to every back end that comes, of rings that have been running.) true: so it was.
+ */
+bool virtq_mend_base(struct virtq *q);
+
 /* 1: *chain is the next chain; 0: none; -EPROTO: the queue is quarantined, see q->error. */
 int virtq_pop(struct virtq *q, struct virtq_chain *chain);
 /* Take back the last virtq_pop(): it will be popped again. Only before anything else is popped. */

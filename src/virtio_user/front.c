@@ -319,6 +319,7 @@ static struct front *front_new(const struct virtio_user_config *config)
 
 static int open_link(struct front *f, char *why, size_t why_size)
 {
+	int err;
 	struct vhost_link_config link = {
 		.owner = f->owner,
 		.path = f->config.path,
@@ -336,7 +337,10 @@ static int open_link(struct front *f, char *why, size_t why_size)
 	};
 
 	memcpy(link.mac, f->config.mac, sizeof(link.mac));
-	return vhost_link_new(&link, &f->link, why, (unsigned)why_size);
+	pthread_mutex_lock(&f->state_lock); /* connected() may come before f->link is set: it waits for this */
+	err = vhost_link_new(&link, &f->link, why, (unsigned)why_size);
+	pthread_mutex_unlock(&f->state_lock);
+	return err;
 }
 
 int port_virtio_user_open(const struct virtio_user_config *config, struct port **port, char *why, size_t why_size)

@@ -340,6 +340,29 @@ static void refuses_bad_geometry(void **state)
 	memory_deinit(&mem);
 }
 
+/* A base that the driver has left behind is taken for the used index; one that it could have is not touched. */
+static void mends_a_stale_base(void **state)
+{
+	struct memory mem;
+	struct virtq q;
+	struct virtq_config c = config_of(4, 0);
+	struct vring_avail *avail = (struct vring_avail *)(ram + DRIVER);
+	struct vring_used *used = (struct vring_used *)(ram + DEVICE);
+
+	set_up(&mem);
+	avail->idx = 1002;
+	used->idx = 1000;
+	assert_int_equal(virtq_start(&q, &mem, &c, 0), 0);
+	assert_true(virtq_mend_base(&q));
+	assert_int_equal(virtq_stop(&q), 1000);
+	assert_int_equal(virtq_start(&q, &mem, &c, 998), 0);
+	assert_false(virtq_mend_base(&q));
+	used->idx = 0; /* neither is possible: left to be quarantined */
+	assert_int_equal(virtq_start(&q, &mem, &c, 900), 0);
+	assert_false(virtq_mend_base(&q));
+	memory_deinit(&mem);
+}
+
 /* One hostile split ring: descriptors 0..3 as given, head 0 available. The queue must end with this error. */
 static void expect_split(unsigned options, const struct vring_desc desc[4], uint16_t head, uint16_t avail_idx, enum virtq_error error)
 {
@@ -441,6 +464,7 @@ int main(void)
 		cmocka_unit_test(packed_used_length),
 		cmocka_unit_test(every_format_and_size), cmocka_unit_test(in_order_batches),
 		cmocka_unit_test(refuses_bad_geometry),	 cmocka_unit_test(hostile_split_rings),
+		cmocka_unit_test(mends_a_stale_base),
 		cmocka_unit_test(scribbled_rings),
 	};
 
