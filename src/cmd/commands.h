@@ -8,7 +8,7 @@
 /* argv[0] is the subcommand's name. The result is the program's exit status. */
 typedef int command_fn(int argc, char **argv);
 
-command_fn cmd_run, cmd_vhost_blk, cmd_vhost_net, cmd_kvm, cmd_port, cmd_check, cmd_version, cmd_help;
+command_fn cmd_run, cmd_vhost_blk, cmd_vhost_net, cmd_kvm, cmd_port, cmd_probe, cmd_check, cmd_version, cmd_help;
 
 enum { STATUS_OK = 0, STATUS_FAILED = 1, STATUS_USAGE = 2 };
 

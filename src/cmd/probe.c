@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* guise probe: tests another program's vhost-user socket. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/commands.h"
+#include "probe/probe.h"
+
+static const char *const test_names[] = {"conformance", "hostile", "all", NULL};
+static const char *const ring_names[] = {"both", "split", "packed", NULL};
+static const char *const type_names[] = {"net", "blk", NULL};
+
+struct arguments {
+	bool help, server, json, verbose, thorough, write, strict, list;
+	unsigned test, ring, type, queues, timeout;
+	const char *only, *skip, *run;
+};
+
+static const char usage[] = "Usage: guise probe front PATH [OPTION...]\n\n"
+			    "Play a front end against the vhost-user back end at the socket PATH, and report "
+			    "what it does right and wrong.\n\n";
+
+static void print_help(const struct option_def *table)
+{
+	fputs(usage, stdout);
+	options_help(stdout, table);
+	puts("\nThe exit status is 0 if every test that applied passed, 1 if one failed or could not run, 2 "
+	     "for a wrong command line.");
+}
+
+static int run_tests(const char *path, const struct arguments *a)
+{
+	const struct probe_options options = {
+	    .path = path,
+	    .command = a->run,
+	    .server = a->server,
+	    .device = a->type ? PROBE_BLK : PROBE_NET,
+	    .tests = a->test == 2 ? PROBE_ALL : 1u << a->test,
+	    .rings = a->ring ? a->ring : PROBE_SPLIT | PROBE_PACKED,
+	    .queues = a->queues,
+	    .timeout_ms = a->timeout * 1000,
+	    .only = a->only,
+	    .skip = a->skip,
+	    .thorough = a->thorough,
+	    .may_write = a->write,
+	};
+	struct report report;
+	bool good;
+	int err;
+
+	report_init(&report, a->json ? NULL : stdout, a->verbose);
+	err = probe_front(&options, &report);
+	if (!err && a->json)
+		report_json(&report, stdout);
+	else if (!err)
+		report_summary(&report, stdout);
+	good = !err && report_is_good(&report, a->strict);
+	report_deinit(&report);
+	if (err)
+		fprintf(stderr, "guise probe: %s: %s\n", path, strerror(-err));
+	return good ? STATUS_OK : STATUS_FAILED;
+}
+
+int cmd_probe(int argc, char **argv)
+{
+	struct arguments a = {.queues = 2, .timeout = 5, .test = 2};
+	const struct option_def table[] = {
+	    {.name = "server",
+	     .kind = OPTION_FLAG,
+	     .value = &a.server,
+	     .help = "listen at PATH instead of connecting to it"},
+	    {.name = "type",
+	     .kind = OPTION_CHOICE,
+	     .value = &a.type,
+	     .arg = "TYPE",
+	     .choices = type_names,
+	     .help = "the device: net (default) or blk"},
+	    {.name = "test",
+	     .kind = OPTION_CHOICE,
+	     .value = &a.test,
+	     .arg = "WHICH",
+	     .choices = test_names,
+	     .help = "conformance, hostile or all (default)"},
+	    {.name = "ring",
+	     .kind = OPTION_CHOICE,
+	     .value = &a.ring,
+	     .arg = "FORMAT",
+	     .choices = ring_names,
+	     .help = "split, packed or both (default)"},
+	    {.name = "queues",
+	     .kind = OPTION_UINT,
+	     .value = &a.queues,
+	     .arg = "N",
+	     .min = 1,
+	     .max = 4,
+	     .help = "queue pairs (net) or queues (blk) to try at most (default 2)"},
+	    {.name = "timeout",
+	     .kind = OPTION_UINT,
+	     .value = &a.timeout,
+	     .arg = "S",
+	     .min = 1,
+	     .max = 3600,
+	     .help = "seconds to wait for an answer (default 5)"},
+	    {.name = "run",
+	     .kind = OPTION_STRING,
+	     .value = &a.run,
+	     .arg = "COMMAND",
+	     .help = "start the target by this shell command, and again when it crashed"},
+	    {.name = "only",
+	     .kind = OPTION_STRING,
+	     .value = &a.only,
+	     .arg = "TEXT",
+	     .help = "only tests with TEXT in their name"},
+	    {.name = "skip",
+	     .kind = OPTION_STRING,
+	     .value = &a.skip,
+	     .arg = "TEXT",
+	     .help = "leave out tests with TEXT in their name"},
+	    {.name = "thorough",
+	     .kind = OPTION_FLAG,
+	     .value = &a.thorough,
+	     .help = "every order of messages, not a sample"},
+	    {.name = "write",
+	     .kind = OPTION_FLAG,
+	     .value = &a.write,
+	     .help = "blk: sectors of the disk may be overwritten"},
+	    {.name = "strict",
+	     .kind = OPTION_FLAG,
+	     .value = &a.strict,
+	     .help = "a warning counts as a failure"},
+	    {.name = "json",
+	     .kind = OPTION_FLAG,
+	     .value = &a.json,
+	     .help = "the report as one JSON document"},
+	    {.name = "verbose",
+	     .kind = OPTION_FLAG,
+	     .value = &a.verbose,
+	     .help = "rule and messages of every test"},
+	    {.name = "list",
+	     .kind = OPTION_FLAG,
+	     .value = &a.list,
+	     .help = "print every test's name and purpose"},
+	    {.name = "help", .kind = OPTION_FLAG, .value = &a.help, .help = "this text"},
+	    {0},
+	};
+	char error[128];
+	int words = options_parse(table, argc, argv, error, sizeof(error));
+
+	if (words < 0)
+		return usage_error("probe", error);
+	if (a.help) {
+		print_help(table);
+		return STATUS_OK;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	if (a.list) {
+		probe_list(stdout);
+		return STATUS_OK;
+	}
+	if (words != 2 || strcmp(argv[1], "front"))
+		return usage_error("probe", "'front PATH' is needed");
+	return run_tests(argv[2], &a);
+}
