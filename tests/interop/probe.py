@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-2-Clause
+"""guise probe against our own back ends, against those of others, and against one that is faulty on purpose.
+
+probe.py GUISE CASE. Of the programs of others it is asserted that the report is whole and names the defects that they are known
+to have; of the faulty back end, that each fault is found by the test that is there for it."""
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+GUISE, CASE = sys.argv[1], sys.argv[2]
+FOLDER = tempfile.mkdtemp(prefix="guise-probe-")
+SOCKET = os.path.join(FOLDER, "s")
+
+
+def skip(why):
+    print("skipped:", why)
+    sys.exit(77)
+
+
+def need(program):
+    if not shutil.which(program):
+        skip(f"{program} is not installed")
+
+
+def probe(command, *options, timeout=10):
+    """The report and the exit status."""
+    line = [GUISE, "probe", "front", SOCKET, "--run", command, "--json", "--timeout", str(timeout), *options]
+    print("+", shlex.join(line), flush=True)
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=800)
+    try:
+        return json.loads(done.stdout), done.returncode
+    except ValueError:
+        sys.exit(f"no report: {done.stdout[-500:]!r} {done.stderr[-1000:]!r}")
+
+
+def find(report, name):
+    found = [t for t in report["tests"] if t["name"] == name]
+    assert found, f"no test {name} in the report"
+    return found
+
+
+def show(tests):
+    for t in tests:
+        print(f"  {t['outcome']:15} {t['name']} {t['ring']}: {t['detail']}\n{t['evidence']}" if t["outcome"] == "fail"
+              else f"  {t['outcome']:15} {t['name']} {t['ring']}: {t['detail']}")
+
+
+def all_good(report, status, least, warned=()):
+    """Nothing failed or was left out, and no fewer tests passed than there were once."""
+    bad = [t for t in report["tests"] if t["outcome"] in ("fail", "not run") or
+           (t["outcome"] == "warning" and t["name"] not in warned)]
+    show(bad)
+    assert not bad and status == 0, f"{len(bad)} tests failed, status {status}"
+    assert report["summary"]["pass"] >= least, report["summary"]
+    print(report["summary"])
+
+
+def check_peer(report, status, fail, good):
+    """A peer with known defects: those are found, the rest of what it does well is seen to be well."""
+    counts = report["summary"]
+    assert sum(counts.values()) == len(report["tests"]) and not counts["not run"], counts
+    for name, text in fail.items():
+        tests = [t for t in find(report, name) if t["outcome"] == "fail"]
+        assert tests and any(text in t["detail"] for t in tests), (name, text, find(report, name))
+        assert all(t["rule"] and t["what"] and t["evidence"] for t in tests), tests
+    for name in good:
+        bad = [t for t in find(report, name) if t["outcome"] not in ("pass", "warning")]
+        show(bad)
+        assert not bad, f"{name} did not pass"
+    assert status == (1 if fail else 0), status
+    print(counts)
+
+
+def image():
+    path = os.path.join(FOLDER, "disk")
+    with open(path, "wb") as f:
+        f.write(os.urandom(1 << 16))
+        f.truncate(16 << 20)
+    return path
+
+
+def case_ours_blk():
+    command = f"exec {shlex.quote(GUISE)} vhost-blk --socket-path {SOCKET} {image()},queues=2"
+    all_good(*probe(command, "--type", "blk", "--write"), 300)
+
+
+def case_ours_net():
+    command = f"exec {shlex.quote(GUISE)} vhost-net --socket-path {SOCKET} --net user"
+    all_good(*probe(command), 300, warned=["queues"])  # it serves one pair, and says 2
+
+
+GOOD = ["features", "session", "without-protocol-features", "stop-and-go", "orders", "memory-plugged", "ring-of-64", "layout-100",
+        "notifications", "one-reply-only", "call-when-due", "indirect", "address-nowhere", "indirect-nested", "loop-self"]
+
+
+def case_storage_daemon():
+    """QEMU's libvhost-user: it does not check ring indices, sizes and counts."""
+    need("qemu-storage-daemon")
+    command = (f"rm -f {SOCKET}; ulimit -c 0; exec qemu-storage-daemon --blockdev driver=file,node-name=f,filename={image()} "
+               f"--export type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={SOCKET},num-queues=2,writable=on")
+    fail = {"kick-without-fd": "", "unknown-message": "acknowledged with 0", "config": "", "num-index-huge": "Segmentation fault",
+            "regions-huge": "Segmentation fault", "file-empty": "Bus error"}
+    check_peer(*probe(command, "--type", "blk", "--ring", "split", timeout=4), fail, GOOD)
+
+
+def case_testpmd():
+    """DPDK's vhost library, with testpmd answering ARP behind it."""
+    need("dpdk-testpmd")
+    environment = f"export RUNTIME_DIRECTORY={FOLDER} XDG_RUNTIME_DIR={FOLDER}"
+    command = (f"rm -f {SOCKET} {FOLDER}/in; mkfifo {FOLDER}/in; ulimit -c 0; {environment}; "
+               f"(echo set fwd icmpecho; echo start; exec sleep 3600) > {FOLDER}/in & "
+               f"exec dpdk-testpmd --lcores 0@0,1@0 --no-pci -m 128 --no-huge --file-prefix probe{os.getpid()} "
+               f"--vdev net_vhost0,iface={SOCKET},queues=2 -- -i --total-num-mbufs=8192 --nb-cores=1 --rxq=2 --txq=2 "
+               f"< {FOLDER}/in > {FOLDER}/log 2>&1")
+    fail = {"disabled-ring": "not taken", "dirty-log-offset": "", "restart-without-num": "", "file-empty": "Bus error"}
+    check_peer(*probe(command, timeout=5), fail, [name for name in GOOD if name != "notifications"])
+
+
+FAULTS = {  # fault: the test that is to find it, and words of its finding
+    "wrong-reply": ("first-contact", "was answered by"),
+    "no-reply-flag": ("first-contact", "no reply"),
+    "no-ack": ("session", "no acknowledgement came"),
+    "acks-unasked": ("ack-not-asked", "was answered by"),
+    "two-replies": ("one-reply-only", "was answered by"),
+    "short-reply": ("stop-and-go", "size 4"),
+    "base-off": ("stop-and-go", "the ring stands at"),
+    "never-stops": ("stopped-ring", "after GET_VRING_BASE"),
+    "write-outside": ("layout-100", "wrote to guest memory"),
+    "write-readable": ("ring-of-64", "wrote to guest memory"),
+    "used-id": ("ring-of-64", "used ring is wrong"),
+    "used-length": ("ring-of-64", "used ring is wrong"),
+    "used-index": ("ring-of-64", "used ring is wrong"),
+    "lost-call": ("notifications", "no notification came"),
+    "calls-always": ("calls-suppressed", "wanted none"),
+    "accept-anything": ("num-index-huge", "acknowledges as done"),
+    "crash": ("num-index-huge", "killed by signal 6"),
+    "hang": ("num-zero", "gone or hangs"),
+}
+
+
+def faulty(fault):
+    return f"exec {shlex.quote(sys.executable)} {HERE}/faulty_backend.py {SOCKET} {fault}"
+
+
+def case_correct_stand_in():
+    """The faulty back end without a fault passes: what is found below is the fault."""
+    names = sorted({test for test, _ in FAULTS.values()} - {"first-contact"})
+    for name in names:
+        report, status = probe(faulty("none"), "--only", name, "--ring", "split")
+        bad = [t for t in report["tests"] if t["outcome"] in ("fail", "not run", "warning")]
+        show(bad)
+        assert not bad and status == 0, name
+
+
+def case_faults():
+    for fault, (name, text) in FAULTS.items():
+        report, status = probe(faulty(fault), "--only", name, "--ring", "split", "--strict", timeout=2)
+        tests = [t for t in find(report, name) if t["outcome"] in ("fail", "warning")]
+        show(report["tests"])
+        assert tests and any(text in t["detail"] for t in tests), f"fault {fault}: {name} did not say '{text}'"
+        assert status == 1, status
+
+
+try:
+    globals()["case_" + CASE]()
+finally:
+    shutil.rmtree(FOLDER, ignore_errors=True)
