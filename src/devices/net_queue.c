@@ -18,7 +18,7 @@ struct receive_batch {
 	uint32_t room;
 };
 
-/* Pop chains until the largest packet fits. 1: enough; 0: too few buffers (given back); -EPROTO. */
+/* Pop chains until the largest packet fits. 1: enough; 0: too few buffers (given back), a kick will tell of more; -EPROTO. */
 static int gather(struct net_pair *pair, struct receive_batch *b)
 {
 	struct virtq *ring = &pair->rx->ring;
@@ -31,7 +31,9 @@ static int gather(struct net_pair *pair, struct receive_batch *b)
 
 		c->iov = &pair->iov[b->n_iov];
 		c->capacity = NET_SEGMENTS - b->n_iov;
-		popped = virtq_pop(ring, c);
+		do /* a wish for kicks must be for the first chain that is missing, not for one that is there and too little */
+			popped = virtq_pop(ring, c);
+		while (!popped && virtq_enable_kicks(ring));
 		if (popped <= 0)
 			break;
 		b->n_chains++;
@@ -141,8 +143,6 @@ void net_serve_receive(struct net_pair *pair)
 	}
 	for (unsigned burst = 0; burst < NET_BURST && more > 0; burst++)
 		more = receive_one(pair);
-	if (more < 0 && virtq_enable_kicks(ring) && !ring->error && receive_one(pair) >= 0)
-		pair->rx_starved = false; /* buffers came in between */
 	if (more >= 0) {
 		pair->rx_starved = false;
 		virtq_disable_kicks(ring);

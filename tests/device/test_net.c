@@ -234,6 +234,26 @@ static void receives_into_many_buffers(void **state)
 	tear_down(&f);
 }
 
+/* Some buffers, but too few for a packet: the driver must be asked to kick for the next, not for those. */
+static void waits_for_enough_buffers(void **state)
+{
+	struct fixture f;
+
+	set_up(&f);
+	for (unsigned round = 0; round < 8; round++) {
+		if (round)
+			driver_reset(&f.driver);
+		start(&f, 1ull << VIRTIO_NET_F_MRG_RXBUF | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_GUEST_TSO4 |
+				  1ull << VIRTIO_RING_F_EVENT_IDX | (round & 1 ? 1ull << VIRTIO_F_RING_PACKED : 0));
+		offer_buffers(&f, 3, 1600);
+		arrive(&f, our_mac, 60, (uint8_t)round);
+		usleep(2000); /* it looks, and finds too few */
+		offer_buffers(&f, 60, 1600);
+		expect_packet(&f, our_mac, 60, (uint8_t)round);
+	}
+	tear_down(&f);
+}
+
 static uint8_t control(struct fixture *f, uint8_t class, uint8_t command, const void *data, uint32_t bytes)
 {
 	struct virtq_segment seg[3] = {{COMMAND, 2}, {COMMAND + 16, bytes}, {COMMAND + 8, 1}};
@@ -314,6 +334,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sends),		cmocka_unit_test(receives_into_many_buffers), cmocka_unit_test(filters),
+		cmocka_unit_test(waits_for_enough_buffers),
 		cmocka_unit_test(refuses_bad_commands), cmocka_unit_test(reset_and_start_again),
 	};
 
