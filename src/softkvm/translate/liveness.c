@@ -88,6 +88,33 @@ static uint16_t alive_at_end(struct xlat *x, const struct tinsn *last)
 	}
 }
 
+/* Will the translation of this instruction put flags that are alive into saved_flags, if they are not there? */
+static bool wants_flags_saved(const struct insn *i)
+{
+	if (i->row->branch != BR_NONE)
+		return i->row->sem != SEM_JCC;
+	return memory_operand_of(i) || i->row->attrs & (INSN_STRING | INSN_END) || i->row->sem == SEM_PUSH || i->row->sem == SEM_POP ||
+	       i->row->sem == SEM_LEAVE;
+}
+
+bool flags_pass_through(const struct xlat *x)
+{
+	if (!x->block->flags_in || x->block->view2 || is_own_loop(x))
+		return false;
+	for (unsigned k = 0; k < x->count; k++) {
+		const struct insn *i = &x->t->insns[k].i;
+		uint16_t changes = i->row->flags_written | i->row->flags_undefined | i->row->flags_may;
+
+		if (x->t->insns[k].follow)
+			continue;
+		if (wants_flags_saved(i))
+			return true;
+		if ((insn_flags_read(i) | changes) & FLAGS_STATUS)
+			return false;
+	}
+	return true;
+}
+
 void liveness_compute(struct xlat *x)
 {
 	struct tinsn *insns = x->t->insns;

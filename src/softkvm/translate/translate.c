@@ -24,16 +24,25 @@ static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
 	return id_at;
 }
 
+/* In a block that wants its flags in saved_flags, `straight` is a detour: it puts them there. */
+static void straight_saves(struct xlat *x)
+{
+	x->block->saved = emit_here(&x->hot);
+	x->block->straight = emit_here(&x->cold);
+	emit_flags_store(&x->cold);
+	emit_jmp(&x->cold, x->block->saved);
+}
+
 /*
  * The checked entry. Flags are in saved_flags here, so comparing is free. The id is 4-aligned: killing the
  * block replaces it in one store.
  */
-static void emit_entries(struct xlat *x)
+static void emit_entries(struct xlat *x, bool saved)
 {
 	struct emit *e = &x->hot;
 	struct block *b = x->block;
 
-	emit_align(e, 16, b->flags_in ? 14 : 2); /* leaves `straight` nearly aligned */
+	emit_align(e, 16, b->flags_in && !saved ? 14 : 2); /* leaves `straight` nearly aligned */
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
 	b->straight = emit_here(e);
 	if (b->view2) {
@@ -49,6 +58,11 @@ static void emit_entries(struct xlat *x)
 	emit_jcc(e, 4, emit_here(&x->cold));
 	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
+	if (saved) {
+		emit_align(e, 16, 0);
+		straight_saves(x);
+		return;
+	}
 	if (!b->view2)
 		b->saved = emit_here(e);
 	if (b->flags_in || b->view2)
@@ -139,17 +153,19 @@ static bool save_faults(struct xlat *x)
 bool translate_block(struct xlat *x)
 {
 	struct tinsn *last = &x->t->insns[x->count - 1];
+	bool saved;
 
 	groups_find(x);
-	emit_entries(x);
+	saved = flags_pass_through(x);
+	emit_entries(x, saved);
 	x->loop_head = NULL;
 	if (x->stream_count) {
 		streams_clear(x);
 		emit_align(&x->hot, 16, 0);
 		x->loop_head = emit_here(&x->hot);
 	}
-	x->flags_in_host = true;
-	x->flags_saved = false;
+	x->flags_in_host = !saved;
+	x->flags_saved = saved;
 	x->rsp_adj = 0;
 	x->addr_group = NO_GROUP;
 	x->block->insns = (uint16_t)x->count;

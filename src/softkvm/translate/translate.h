@@ -335,6 +335,12 @@ void liveness_compute(struct xlat *x);
 /* Status flags whose old value does not outlive the instruction. */
 uint16_t flags_killed(const struct insn *i);
 
+/*
+ * Are the flags that the block lives on of no use to it in the host's flags at its start, because a memory access or its end
+ * comes before the first instruction that reads or merges them?
+ */
+bool flags_pass_through(const struct xlat *x);
+
 /* --- translate.c --- */
 /* Emit code for the t->insns[0..count). False: the cache is full. */
 bool translate_block(struct xlat *x);
