@@ -224,12 +224,17 @@ struct block *block_get_plain(struct vcpu *v, gva_t rip)
 
 /* --- linking --- */
 
+/* The four bytes lie in one quadword (emit_align_patch): a vCPU that runs there sees the old or the new ones. */
+static void patch32(struct translator *t, uint32_t at, uint32_t value)
+{
+	uint64_t *quad = (uint64_t *)(t->cache.rw + (at & ~7u)), mask = 0xffffffffull << at % 8 * 8;
+
+	__atomic_store_n(quad, (*quad & ~mask) | (uint64_t)value << at % 8 * 8, __ATOMIC_RELEASE);
+}
+
 static void patch_rel32(struct translator *t, uint32_t at, const uint8_t *target)
 {
-	int32_t rel = (int32_t)(target - (t->cache.rx + at + 4));
-
-	/* Aligned: a vCPU that runs there sees the old or the new jump. */
-	__atomic_store_n((int32_t *)(t->cache.rw + at), rel, __ATOMIC_RELEASE);
+	patch32(t, at, (uint32_t)(target - (t->cache.rx + at + 4)));
 }
 
 void block_link(struct translator *t, struct link *l, struct block *to)
@@ -263,7 +268,7 @@ static void unlink_incoming(struct translator *t, struct block *b)
 static void block_kill(struct translator *t, struct block *b)
 {
 	b->dead = true;
-	__atomic_store_n((uint32_t *)(t->cache.rw + b->id_at), NO_VIEW, __ATOMIC_RELEASE);
+	patch32(t, b->id_at, NO_VIEW);
 	unlink_incoming(t, b);
 	t->invalidated++;
 }

@@ -48,6 +48,12 @@ void emit_align(struct emit *e, unsigned align, unsigned ahead)
 	emit_nops(e, -((uintptr_t)emit_here(e) + ahead) & (align - 1));
 }
 
+void emit_align_patch(struct emit *e, unsigned ahead)
+{
+	while (((uintptr_t)emit_here(e) + ahead) % 8 > 4 && !e->overflow)
+		emit_u8(e, 0x2e);
+}
+
 static void emit_opcode(struct emit *e, unsigned op, unsigned rex)
 {
 	unsigned map = op >> OP_MAP_SHIFT;

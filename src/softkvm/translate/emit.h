@@ -58,6 +58,11 @@ void emit_u64(struct emit *e, uint64_t x);
 void emit_nops(struct emit *e, unsigned n);
 /* NOPs until the executable address + `ahead` is a multiple of `align`. */
 void emit_align(struct emit *e, unsigned align, unsigned ahead);
+/*
+ * Prefixes without meaning, until the four bytes that begin at + `ahead` lie in one aligned quadword, where they can be
+ * replaced in one store (AMD volume 2, 7.3.2). The next instruction must be a JMP, a Jcc or one with a memory operand.
+ */
+void emit_align_patch(struct emit *e, unsigned ahead);
 
 /* What stands around ModRM: REX.W, a 66/F2/F3 prefix (0: none), map (0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A). */
 enum { OP_W = 1 << 8, OP_BYTE = 1 << 9 /* byte registers: SPL..DIL need a REX */, OP_66 = 1 << 10, OP_MAP_SHIFT = 12 };

@@ -97,7 +97,7 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t va)
 		emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(cont)));
 		poll = emit_jrcxz_forward(e);
 	}
-	emit_align(e, 4, 1);
+	emit_align_patch(e, 1);
 	if (e == &x->cold) {
 		uint8_t *rel = emit_jmp_forward(e);
 
@@ -124,7 +124,7 @@ void exit_to_plain(struct xlat *x, unsigned cc)
 	l->plain = true;
 	if (x->rsp_before)
 		emit_lea(e, x->word, GUEST_RSP, mem_base(GUEST_RSP, x->rsp_before));
-	emit_align(e, 4, 1);
+	emit_align_patch(e, 1);
 	rel = emit_jmp_forward(e);
 	note_rel32(x, e, l);
 	emit_patch32(e, rel, emit_stub(x, e, l));
@@ -139,7 +139,7 @@ static void side_exit(struct xlat *x, unsigned cc, gva_t target)
 	if (in_page(x, target) && !adj && target > insn_va(x)) {
 		struct link *l = link_new(x, target, LINK_STRAIGHT);
 
-		emit_align(&x->hot, 4, 2);
+		emit_align_patch(&x->hot, 2);
 		emit_jcc(&x->hot, cc, emit_stub(x, &x->cold, l));
 		note_rel32(x, &x->hot, l);
 		return;

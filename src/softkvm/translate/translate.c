@@ -6,13 +6,13 @@
 #include "softkvm/translate/translate.h"
 #include "softkvm/translate/verify.h"
 
-/* Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which is 4-aligned. */
+/* Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which can be patched. */
 static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
 {
 	struct emit *e = &x->hot;
 	uint32_t id_at;
 
-	emit_align(e, 4, 2);
+	emit_align_patch(e, 6);
 	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
 	emit_u8(e, 0xb9);
 	emit_u32(e, itlb_slot(w->va) * 4);
@@ -34,8 +34,8 @@ static void straight_saves(struct xlat *x)
 }
 
 /*
- * The checked entry. Flags are in saved_flags here, so comparing is free. The id is 4-aligned: killing the
- * block replaces it in one store.
+ * The checked entry. Flags are in saved_flags here, so comparing is free. Killing the block replaces
+ * the id in one store.
  */
 static void emit_entries(struct xlat *x, bool saved)
 {
