@@ -213,6 +213,11 @@ void pci_update_intx(struct pci_device *d)
 	irq_set(&d->pci->config.intx[wire], *count > 0);
 }
 
+void pci_use_intx(struct pci_device *d)
+{
+	d->config[PCI_INTERRUPT_PIN] = 1;
+}
+
 void pci_set_intx(struct pci_device *d, int level)
 {
 	pthread_mutex_lock(&d->pci->lock);

@@ -80,6 +80,7 @@ struct pci_config_hook {
 };
 void pci_hook_config(struct pci_device *device, unsigned offset, unsigned size, const struct pci_config_hook *hook);
 
+void pci_use_intx(struct pci_device *device); /* before the machine runs: the device has pin A */
 void pci_set_intx(struct pci_device *device, int level); /* pin A; any thread */
 
 /*

@@ -405,6 +405,7 @@ int virtio_pci_new(struct pci_bus *pci, struct virtio_device *device, const stru
 	err = pci_device_new(pci, &id, device->type->name, &t->pci);
 	if (err)
 		goto fail;
+	pci_use_intx(t->pci); /* for drivers without MSI-X */
 	pci_on_bar_moved(t->pci, bar_moved, t);
 	if ((err = pci_add_msix(t->pci, MSIX_BAR, t->n_vectors, &(struct msix_listener){ vector_changed, t })) ||
 	    (err = pci_add_bar(t->pci, STRUCTURES_BAR, PCI_BAR_MEM64, BAR_SIZE, &bar_ops, t)))
