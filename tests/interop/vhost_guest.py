@@ -5,7 +5,7 @@
   vhost_guest.py GUISE CASE [DISK_STORM]
 
 CASE begins with net, disk (others' back ends), ours-net or ours-disk; words in it choose the rest: packed rings, server (guise
-listens), queues (two). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
+listens), queues (two), mmio (virtio-mmio: calls come through guise), intx (no MSI-X: they, too). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
 end again and again under load, with every byte known.
 """
 import os
@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guest")
 import vm  # noqa: E402
 
 MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover",
-           "virtio_net", "virtio_blk"]
+           "virtio_net", "virtio_blk", "virtio_mmio"]
 PATIENCE = 120  # seconds, for one thing to happen
 
 
@@ -111,6 +111,12 @@ def wait_for_carrier(guest, value):
     wait_until(f"carrier {value}", lambda: re.search(f"^{value}$", guest.shell("cat /sys/class/net/eth0/carrier")[0], re.M))
 
 
+def words(case):
+    """What a case's words add to the device's options and to the kernel's command line."""
+    options = "".join(f",{word}" for word in ("server", "packed") if word in case) + (",bus=mmio" if "mmio" in case else "")
+    return options, "quiet " + ("pci=nomsi " if "intx" in case else "") + "mods=" + ",".join(MODULES)
+
+
 def check_network(guest, back_end, socket, is_server):
     _, status = guest.shell("ip link set eth0 up && ip addr add 10.9.0.2/24 dev eth0")
     vm.expect("setting eth0 up", status, 0)
@@ -144,11 +150,11 @@ def our_network(guise, scratch, socket, is_server):
 def our_network_case(guise, kernel, initrd, scratch, case):
     """Through our back end to the user-mode network, whose gateway answers pings; a name server and DHCP are there, too."""
     socket = scratch / "net.sock"
-    is_server, packed = "server" in case, "packed" in case
-    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "")
+    is_server = "server" in case
+    options, append = words(case)
     with our_network(guise, scratch, socket, is_server) as back_end:
-        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=1, mem="256M",
-                   options=["--net", options], time_limit=600) as guest:
+        with vm.Vm(guise, "translate", kernel, initrd, append, cpus=1, mem="256M",
+                   options=["--net", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
             _, status = guest.shell("ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0")
             vm.expect("setting eth0 up", status, 0)
@@ -170,14 +176,14 @@ def our_network_case(guise, kernel, initrd, scratch, case):
 def our_disk_case(guise, kernel, initrd, scratch, case):
     """Killed over and over while six threads read and write: what was in flight is taken up by the next back end."""
     socket, image, kills, seconds = scratch / "disk.sock", scratch / "disk.img", 0, 10
-    is_server, packed = "server" in case, "packed" in case
+    is_server = "server" in case
+    options, append = words(case)
     with open(image, "wb") as file:
         file.truncate(32 << 20)
     command = [guise, "vhost-blk", "--socket-path", str(socket)] + (["--client"] if is_server else []) + [f"{image},queues=2"]
-    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "")
     with BackEnd(command, scratch) as back_end:
-        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=2, mem="256M",
-                   options=["--net", "none", "--disk", options], time_limit=600) as guest:
+        with vm.Vm(guise, "translate", kernel, initrd, append, cpus=2, mem="256M",
+                   options=["--net", "none", "--disk", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
             guest.type(f"/bin/storm /dev/vda 8 {seconds}; echo storm over\n")
             end = time.monotonic() + seconds
@@ -195,12 +201,12 @@ def our_disk_case(guise, kernel, initrd, scratch, case):
 
 
 def network_case(guise, kernel, initrd, scratch, case):
-    is_server, packed, queues = "server" in case, "packed" in case, 2 if "queues" in case else 1
+    is_server, queues = "server" in case, 2 if "queues" in case else 1
     socket = scratch / "net.sock"
-    options = f"vhost-user={socket}" + (",server" if is_server else "") + (",packed" if packed else "") + f",queues={queues}"
+    options, append = words(case)
     with testpmd(scratch, socket, is_server, queues) as back_end:
-        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=queues, mem="256M",
-                   options=["--net", options], time_limit=600) as guest:
+        with vm.Vm(guise, "translate", kernel, initrd, append, cpus=queues, mem="256M",
+                   options=["--net", f"vhost-user={socket}{options},queues={queues}"], time_limit=600) as guest:
             guest.boot()
             check_network(guest, back_end, socket, is_server)
             if queues > 1:
@@ -215,9 +221,9 @@ def disk_case(guise, kernel, initrd, scratch, case):
     with open(image, "wb") as file:
         file.truncate(64 << 20)
     with storage_daemon(scratch, socket, image) as back_end:
-        options = f"vhost-user={socket}" + (",packed" if "packed" in case else "")
-        with vm.Vm(guise, "translate", kernel, initrd, "quiet mods=" + ",".join(MODULES), cpus=2, mem="256M",
-                   options=["--net", "none", "--disk", options], time_limit=600) as guest:
+        options, append = words(case)
+        with vm.Vm(guise, "translate", kernel, initrd, append, cpus=2, mem="256M",
+                   options=["--net", "none", "--disk", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
             output, status = guest.shell("dd if=/dev/urandom of=/tmp/r bs=1M count=24 2>/dev/null && md5sum < /tmp/r && "
                                          "dd if=/tmp/r of=/dev/vda bs=64k conv=fsync 2>/dev/null")
