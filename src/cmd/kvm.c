@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -97,6 +99,18 @@ static const char *not_preloadable(const char *path)
 	return why;
 }
 
+/* Programs that get other rights than their caller's: their loader ignores LD_PRELOAD (ld.so(8), secure-execution mode). */
+static bool gets_rights(const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		return false;
+	if ((st.st_mode & S_ISUID && st.st_uid != getuid()) || (st.st_mode & S_ISGID && st.st_gid != getgid()))
+		return true;
+	return getuid() && getxattr(path, "security.capability", NULL, 0) > 0;
+}
+
 /* LD_PRELOAD with the library in front of what is there. */
 static int set_preload(const char *library)
 {
@@ -131,7 +145,8 @@ int cmd_kvm(int argc, char **argv)
 		log_error("kvm: %s: not found, or not executable", argv[split + 1]);
 		return STATUS_FAILED;
 	}
-	why = not_preloadable(program);
+	why = gets_rights(program) ? "is set-user-ID, set-group-ID or has capabilities: its loader takes no library from its caller"
+				   : not_preloadable(program);
 	if (why) {
 		log_error("kvm: %s %s", program, why);
 		return STATUS_FAILED;

@@ -60,6 +60,8 @@ static void *at_in_slot(struct mem_slot *slot, gpa_t gpa, uint64_t len, enum mem
 
 	if (!len || len > slot->size - offset)
 		return NULL;
+	if (slot->suspect && !mem_is_backed(slot, offset, len, access))
+		return NULL;
 	if (access == MEM_WRITE) {
 		if (slot->flags & SLOT_READONLY)
 			return NULL;

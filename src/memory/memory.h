@@ -28,6 +28,7 @@ struct mem_slot {
 	int fd;		       /* memfd behind hva, or -1; not owned */
 	uint64_t fd_offset;
 	uint64_t *dirty;       /* one bit per page if SLOT_LOG_DIRTY, else NULL; atomic access */
+	uint64_t *suspect;     /* one bit per page that may not be mapped: mem_is_backed() asks; NULL: all are */
 	void *user;	       /* the owner's per-slot data (softkvm: code-page table) */
 };
 
@@ -75,6 +76,19 @@ void *mem_at(struct memory *mem, gpa_t gpa, uint64_t len, enum mem_access access
 /* Copy across slot borders. 0 or -EFAULT (nothing, or a prefix, was copied). Any thread. */
 int mem_read(struct memory *mem, gpa_t gpa, void *buf, uint64_t len);
 int mem_write(struct memory *mem, gpa_t gpa, const void *buf, uint64_t len);
+
+/*
+ * Are the pages of [offset, offset+len) of a slot really mapped, for reading or for writing? mem_at() and the copies ask by
+ * themselves. Any thread; needs no vector registers.
+ */
+bool mem_is_backed(const struct mem_slot *slot, uint64_t offset, uint64_t len, enum mem_access access);
+
+/* Have mem_is_backed() ask about these pages from now on. 0/-ENOMEM. No look-up may be under way. */
+int mem_suspect(struct mem_slot *slot, uint64_t offset, uint64_t len);
+
+/* Is this process's page at an aligned word mapped so that it may be read, or written? */
+bool page_is_readable(uintptr_t word);
+bool page_is_writable(uintptr_t word);
 
 /* Mark [offset, offset+len) of a slot dirty if it logs. Atomic, any thread. */
 void mem_mark_dirty(struct mem_slot *slot, uint64_t offset, uint64_t len);

@@ -17,7 +17,8 @@ struct retired {
 	struct retired *next;
 	struct mem_table *table;
 	struct mem_slot *slot; /* replaced or removed by that change, or NULL */
-	bool dirty_too;	       /* the slot's bitmap is not used by its successor */
+	bool dirty_too;	       /* the slot's dirty bitmap is not used by its successor */
+	bool suspect_too;      /* nor the one of pages that may be missing */
 };
 
 static struct mem_table *table_new(unsigned count)
@@ -44,8 +45,10 @@ void memory_init(struct memory *mem)
 
 static void slot_free(struct mem_slot *slot)
 {
-	if (slot)
+	if (slot) {
 		free(slot->dirty);
+		free(slot->suspect);
+	}
 	free(slot);
 }
 
@@ -57,6 +60,8 @@ void memory_quiesce(struct memory *mem)
 		next = r->next;
 		if (r->slot && r->dirty_too)
 			free(r->slot->dirty);
+		if (r->slot && r->suspect_too)
+			free(r->slot->suspect);
 		free(r->slot);
 		free(r->table);
 		free(r);
@@ -109,6 +114,17 @@ static uint64_t *bitmap_new(uint64_t size)
 	return calloc((size / PAGE_SIZE + 63) / 64, sizeof(uint64_t));
 }
 
+int mem_suspect(struct mem_slot *slot, uint64_t offset, uint64_t len)
+{
+	if (!slot->suspect)
+		slot->suspect = bitmap_new(slot->size);
+	if (!slot->suspect)
+		return -ENOMEM;
+	for (uint64_t page = offset / PAGE_SIZE; len && page <= (offset + len - 1) / PAGE_SIZE; page++)
+		slot->suspect[page / 64] |= 1ull << (page % 64);
+	return 0;
+}
+
 /* A copy of `slot` for the table, taking over what lives on from `old`. */
 static struct mem_slot *slot_new(const struct mem_slot *slot, const struct mem_slot *old)
 {
@@ -118,6 +134,7 @@ static struct mem_slot *slot_new(const struct mem_slot *slot, const struct mem_s
 		return NULL;
 	*copy = *slot;
 	copy->dirty = NULL;
+	copy->suspect = old ? old->suspect : NULL;
 	if (old && !copy->user)
 		copy->user = old->user;
 	if (slot->flags & SLOT_LOG_DIRTY) {
@@ -163,7 +180,7 @@ static int replace(struct memory *mem, struct mem_slot *old, struct mem_slot *ad
 		return -ENOMEM;
 	}
 	table_fill(table, from, old, added);
-	*r = (struct retired){mem->retired, from, old, !added || !old || added->dirty != old->dirty};
+	*r = (struct retired){mem->retired, from, old, !added || !old || added->dirty != old->dirty, !added || !old};
 	mem->retired = r;
 	/* Release: pairs with the acquire in lookup.c; the new table's contents are visible before the pointer. */
 	atomic_store_explicit(&mem->table, table, memory_order_release);

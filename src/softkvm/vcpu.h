@@ -148,6 +148,7 @@ struct vcpu {
 	uint32_t io_string_want;		/* ... and it is a port string of so many elements */
 	uint32_t io_string_count;		/* elements of a port string that the user has transferred */
 	bool leave_to_user;			/* vcpu_leave(): v->run is filled */
+	int leave_error;			/* ... or KVM_RUN fails with this */
 	bool holds_split_lock;			/* vm->split_lock, dropped when the instruction leaves */
 
 	/* Vector state */
@@ -194,6 +195,8 @@ _Noreturn void raise_page_fault(struct vcpu *v, gva_t gva, uint32_t error);
 _Noreturn void vcpu_restart(struct vcpu *v);
 /* Leave KVM_RUN: v->run is filled, the instruction restarts (or io completes) on the next KVM_RUN. */
 _Noreturn void vcpu_leave(struct vcpu *v);
+/* Memory of a slot is not mapped, or not writable: KVM_RUN fails with -EFAULT, the instruction restarts with the next one. */
+_Noreturn void vcpu_leave_unbacked(struct vcpu *v);
 
 /*
  * --- asking for attention (api/kick.c); any thread, async-signal-safe ---

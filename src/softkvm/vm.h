@@ -18,6 +18,8 @@ struct engine; /* softkvm/engine.h */
 struct irqchip;
 
 struct vm {
+	struct vm *next;		/* api/mapping.c's list */
+	bool mapping_changes;		/* between softkvm_mapping_begin() and _end(), under `lock` */
 	struct memory mem;		/* slots; writers hold `lock` and stop the vCPUs */
 	const struct engine *engine;	/* interpreter, translator or verifier */
 	void *engine_data;		/* the engine's own */

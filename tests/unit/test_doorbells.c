@@ -247,7 +247,7 @@ static void irqfd_refuses(void **state)
 	int fd = eventfd(0, 0);
 
 	fixture_open(&f, FIXTURE_NO_IRQCHIP, 0);
-	assert_int_equal(irqfd(&f, fd, 1, 0, -1), -EAGAIN);
+	assert_int_equal(irqfd(&f, fd, 1, 0, -1), -EINVAL);
 	assert_int_equal(fixture_vm(&f, KVM_CREATE_IRQCHIP, NULL), 0);
 	assert_int_equal(irqfd(&f, 9999, 1, 0, -1), -EBADF);
 	assert_int_equal(irqfd(&f, 0, 1, 0, -1), -EINVAL);

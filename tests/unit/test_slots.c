@@ -80,7 +80,7 @@ static void dirty_log_clears_on_get(void **state)
 
 	fixture_open(&f, FIXTURE_NO_IRQCHIP, 1);
 	assert_int_equal(fixture_vm(&f, KVM_GET_DIRTY_LOG, &log), -ENOENT); /* not logged */
-	assert_int_equal(fixture_vm(&f, KVM_CLEAR_DIRTY_LOG, &clear), -ENXIO);
+	assert_int_equal(fixture_vm(&f, KVM_CLEAR_DIRTY_LOG, &clear), -ENOENT);
 	assert_int_equal(fixture_slot(&f, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, FIXTURE_RAM, f.ram), 0);
 	log.slot = 9999;
 	assert_int_equal(fixture_vm(&f, KVM_GET_DIRTY_LOG, &log), -EINVAL);

@@ -245,7 +245,7 @@ static void memory_is_written_by_a_device(void **state)
 
 static void on_signal(int sig)
 {
-	softkvm_signal_arrived();
+	softkvm_signal_arrived(SIGUSR1);
 }
 
 static void install_handler(void)

@@ -236,15 +236,17 @@ int iobus_ioeventfd(struct vm *vm, const struct kvm_ioeventfd *args)
 				 .any_value = !(args->flags & KVM_IOEVENTFD_FLAG_DATAMATCH),
 				 .datamatch = args->datamatch};
 
+	if (!range.any_value && args->len < 8)
+		range.datamatch &= (1ull << (8 * args->len)) - 1;
+	if (args->flags & KVM_IOEVENTFD_FLAG_DEASSIGN)
+		return deassign(vm, &range);
 	if (args->flags & ~known)
 		return -EINVAL;
 	if (args->len != 0 && args->len != 1 && args->len != 2 && args->len != 4 && args->len != 8)
 		return -EINVAL;
 	if (args->addr + args->len < args->addr || (!args->len && !range.any_value))
 		return -EINVAL;
-	if (!range.any_value && args->len < 8)
-		range.datamatch &= (1ull << (8 * args->len)) - 1;
-	return args->flags & KVM_IOEVENTFD_FLAG_DEASSIGN ? deassign(vm, &range) : assign(vm, &range);
+	return assign(vm, &range);
 }
 
 int iobus_coalesce(struct vm *vm, const struct kvm_coalesced_mmio_zone *zone, bool add)

@@ -77,7 +77,7 @@ long softkvm_ioctl(struct softkvm *h, unsigned long request, uintptr_t arg, stru
 
 	if (!row) {
 		log_debug("softkvm: no ioctl %#lx on this kind of handle", request);
-		return -ENOTTY;
+		return h->kind == HANDLE_VM ? -ENOTTY : -EINVAL; /* as the kernel's KVM */
 	}
 	if (row->flags & ARG_ZERO && arg)
 		return -EINVAL;
@@ -123,6 +123,11 @@ void softkvm_close(struct softkvm *h)
 	if (h->vm)
 		vm_put(h->vm);
 	free(h);
+}
+
+bool softkvm_is_system(const struct softkvm *h)
+{
+	return h->kind == HANDLE_SYSTEM;
 }
 
 void *softkvm_run_area(struct softkvm *h)

@@ -263,7 +263,7 @@ int irqfd_change(struct vm *vm, const struct kvm_irqfd *args)
 	if (args->flags & ~(uint32_t)(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
 		return -EINVAL;
 	if (!vm->irqchip)
-		return -EAGAIN;
+		return -EINVAL;
 	if (args->gsi >= ROUTING_MAX_GSI)
 		return -EINVAL;
 	if (args->flags & KVM_IRQFD_FLAG_RESAMPLE && vm->split_irqchip)

@@ -92,7 +92,7 @@ void vcpu_power_on(struct vcpu *v)
 	v->hwcr = 0;
 	v->de_cfg = DE_CFG_AT_RESET;
 	v->mp_state = v->id == v->vm->boot_cpu_id || !v->lapic ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_UNINITIALIZED;
-	v->apic_base = 0xfee00000 | (v->id == v->vm->boot_cpu_id ? 1 << 8 : 0) | (v->lapic ? 1 << 11 : 0);
+	v->apic_base = 0xfee00000 | (v->id == v->vm->boot_cpu_id ? 1 << 8 : 0) | 1 << 11;
 	fpu_reset(v);
 	if (v->lapic)
 		lapic_reset(v, false);

@@ -60,3 +60,8 @@ void run_mask_leave(struct run_mask *mask)
 {
 	pthread_sigmask(SIG_SETMASK, &mask->outside, NULL);
 }
+
+bool run_mask_blocks_outside(const struct run_mask *mask, int number)
+{
+	return sigismember(&mask->outside, number) == 1;
+}

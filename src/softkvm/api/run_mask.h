@@ -22,5 +22,7 @@ bool run_mask_signal_waits(const struct run_mask *mask);
 /* Put it in force on the calling thread, and the thread's own back. */
 void run_mask_enter(struct run_mask *mask);
 void run_mask_leave(struct run_mask *mask);
+/* While it is in force: is the signal blocked by the thread's own mask? Async-signal-safe. */
+bool run_mask_blocks_outside(const struct run_mask *mask, int number);
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "softkvm/api/handle.h"
 #include "softkvm/api/kick.h"
+#include "softkvm/api/mapping.h"
 #include "softkvm/api/usercopy.h"
 #include "softkvm/engine.h"
 #include "softkvm/mmu/mmu.h"
@@ -115,6 +116,8 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 			vm->engine->code_changed(vm, slot.gpa, slot.size);
 		if (begins_log && vm->dirty_log_manual & KVM_DIRTY_LOG_INITIALLY_SET)
 			log_all_pages(vm, slot.id);
+		if (!old && slot.size)
+			mapping_check_slot(slot_by_id(vm, slot.id));
 		memory_quiesce(&vm->mem);
 		if (code_table)
 			code_table_free(code_table, old_size);

@@ -7,6 +7,7 @@
 #ifndef GUISE_SOFTKVM_API_H
 #define GUISE_SOFTKVM_API_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,15 +28,28 @@ void *softkvm_run_area(struct softkvm *vcpu);
  */
 int softkvm_run_fd(struct softkvm *vcpu);
 int softkvm_ring_fd(struct softkvm *vm_or_vcpu);
+bool softkvm_is_system(const struct softkvm *handle);
 /*
- * A signal handler ran, or is about to, on the calling thread: if it is inside KVM_RUN that returns -EINTR soon.
+ * A signal came to the calling thread: if it is inside KVM_RUN that returns -EINTR soon. True: the thread blocks the signal
+ * outside of KVM_RUN (KVM_SET_SIGNAL_MASK let it through), so it must not be handled but stay pending.
  * For preload's wrapper of handlers. Async-signal-safe.
  */
-void softkvm_signal_arrived(void);
+bool softkvm_signal_arrived(int number);
 /* Make a running KVM_RUN return -EINTR soon, as a signal would. Any thread, async-signal-safe. */
 void softkvm_kick(struct softkvm *vcpu);
 /* Guest RAM was written behind the vCPUs' backs (DMA): decoded code there is dropped. Any thread. */
 void softkvm_memory_written(struct softkvm *vm, uint64_t gpa, uint64_t len);
+/*
+ * [addr, addr+len) is about to be unmapped, or to get fewer rights. True: it is the memory of some VM's slot, whose vCPUs
+ * now stand still; make the change, then call softkvm_mapping_end() with the same range on the same thread. False: nobody's.
+ * Any thread; no ioctl may be made in between.
+ */
+bool softkvm_mapping_begin(void *addr, size_t len);
+void softkvm_mapping_end(void *addr, size_t len);
+/* Other contents are mapped at [addr, addr+len) since just now, with all rights. Any thread. */
+void softkvm_mapping_replaced(void *addr, size_t len);
+/* From now on look whether what a new slot points to is mapped. */
+void softkvm_mapping_watch(void);
 /* As close(2). A VM lives until its last vCPU handle is closed too. */
 void softkvm_close(struct softkvm *handle);
 

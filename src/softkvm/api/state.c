@@ -350,10 +350,14 @@ static long set_lapic(struct softkvm *h, void *data, uintptr_t arg, struct softk
 	return h->vcpu->lapic ? lapic_set_state(h->vcpu, data) : -EINVAL;
 }
 
-/* Where to show the TPR to a guest patched for it: nothing is patched here. */
+/* Where to show the TPR to a guest patched for it: nothing is patched here. It must be memory, or 0. */
 static long set_vapic_addr(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	return h->vcpu->lapic ? 0 : -EINVAL;
+	const struct kvm_vapic_addr *vapic = data;
+
+	if (!h->vcpu->lapic)
+		return -EINVAL;
+	return vapic->vapic_addr && !memory_find(&h->vm->mem, vapic->vapic_addr) ? -EINVAL : 0;
 }
 
 const struct ioctl_row state_ioctls[] = {
@@ -383,6 +387,6 @@ const struct ioctl_row state_ioctls[] = {
 	{KVM_X86_SET_MCE, "KVM_X86_SET_MCE", HANDLE_VCPU, ARG_IN, set_mce},
 	{KVM_GET_LAPIC, "KVM_GET_LAPIC", HANDLE_VCPU, ARG_OUT, get_lapic},
 	{KVM_SET_LAPIC, "KVM_SET_LAPIC", HANDLE_VCPU, ARG_IN, set_lapic},
-	{KVM_SET_VAPIC_ADDR, "KVM_SET_VAPIC_ADDR", HANDLE_VCPU, ARG_IN, set_vapic_addr},
+	{KVM_SET_VAPIC_ADDR, "KVM_SET_VAPIC_ADDR", HANDLE_VCPU, ARG_IN | LOCK_VM, set_vapic_addr},
 	{0},
 };

@@ -14,6 +14,7 @@
 #include "softkvm/api/cpuid_list.h"
 #include "softkvm/api/handle.h"
 #include "softkvm/api/kick.h"
+#include "softkvm/api/mapping.h"
 #include "softkvm/api/msr_list.h"
 #include "softkvm/api/reset.h"
 #include "softkvm/api/run_mask.h"
@@ -31,12 +32,19 @@
 /* The vCPU whose KVM_RUN the calling thread is in: for signal handlers. */
 static _Thread_local struct vcpu *volatile running_here;
 
-void softkvm_signal_arrived(void)
+bool softkvm_signal_arrived(int number)
 {
 	struct vcpu *v = running_here;
 
-	if (v)
-		vcpu_kick(v, VREQ_EXIT);
+	if (!v)
+		return false;
+	vcpu_kick(v, VREQ_EXIT);
+	return v->api->run_mask && run_mask_blocks_outside(v->api->run_mask, number);
+}
+
+bool is_inside_run(void)
+{
+	return running_here != NULL;
 }
 
 /* --- life --- */
@@ -354,10 +362,12 @@ static long translate(struct softkvm *h, void *data, uintptr_t arg, struct softk
 	return 0;
 }
 
-/* TPR accesses need no report: they are handled here. The kernel refuses nothing either. */
+/* TPR accesses need no report: they are handled here. */
 static long tpr_access_reporting(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	return 0;
+	const struct kvm_tpr_access_ctl *ctl = data;
+
+	return ctl->flags ? -EINVAL : 0;
 }
 
 static long vcpu_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
@@ -374,7 +384,7 @@ const struct ioctl_row vcpu_ioctls[] = {
 	{KVM_GET_MSRS, "KVM_GET_MSRS", HANDLE_VCPU, 0, get_msrs},
 	{KVM_SET_MSRS, "KVM_SET_MSRS", HANDLE_VCPU, LOCK_VM, set_msrs},
 	{KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", HANDLE_VCPU, 0, set_tsc_khz},
-	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VCPU, ARG_ZERO, get_tsc_khz},
+	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VCPU, 0, get_tsc_khz},
 	{KVM_KVMCLOCK_CTRL, "KVM_KVMCLOCK_CTRL", HANDLE_VCPU, LOCK_VM, kvmclock_ctrl},
 	{KVM_HAS_DEVICE_ATTR, "KVM_HAS_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, has_attr},
 	{KVM_GET_DEVICE_ATTR, "KVM_GET_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, get_attr},

@@ -11,6 +11,7 @@
 #include "softkvm/api/handle.h"
 #include "softkvm/api/iobus.h"
 #include "softkvm/api/irqfd.h"
+#include "softkvm/api/mapping.h"
 #include "softkvm/api/usercopy.h"
 #include "softkvm/engine.h"
 #include "softkvm/irqchip/irqchip.h"
@@ -27,6 +28,7 @@ static void mutex_init_normal(pthread_mutex_t *mutex)
 /* Undo vm_create() from any point of it. */
 static void vm_free(struct vm *vm)
 {
+	mapping_del_vm(vm);
 	timers_free(vm);
 	irqfd_free(vm);
 	for (unsigned i = 0; i < vm->vcpu_count; i++)
@@ -64,6 +66,7 @@ int vm_create(const struct engine *engine, struct vm **out)
 		vm_free(vm);
 		return err;
 	}
+	mapping_add_vm(vm);
 	*out = vm;
 	return 0;
 }
@@ -86,7 +89,7 @@ static long create_vcpu(struct softkvm *h, void *data, uintptr_t arg, struct sof
 	struct softkvm *vcpu_handle;
 	int err;
 
-	if (!child || arg > VM_MAX_VCPU_ID)
+	if (!child || (uint32_t)arg > VM_MAX_VCPU_ID)
 		return -EINVAL;
 	vcpu_handle = calloc(1, sizeof(*vcpu_handle));
 	if (!vcpu_handle)
@@ -115,7 +118,7 @@ static long get_dirty_log(struct softkvm *h, void *data, uintptr_t arg, struct s
 
 static long clear_dirty_log(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	return h->vm->dirty_log_manual ? dirty_log_clear(h->vm, data) : -ENXIO;
+	return dirty_log_clear(h->vm, data);
 }
 
 /* Three pages that Intel's real-mode emulation needs; kept for the caller, not needed here. */
@@ -149,10 +152,8 @@ static int enable_split_irqchip(struct vm *vm, uint64_t gsi_count)
 {
 	if (gsi_count > ROUTING_MAX_GSI)
 		return -EINVAL;
-	if (vm->irqchip)
+	if (vm->irqchip || vm->vcpu_count)
 		return -EEXIST;
-	if (vm->vcpu_count)
-		return -EINVAL;
 	vm->split_gsi_count = (uint32_t)gsi_count;
 	return irqchip_new_split(vm);
 }
@@ -428,7 +429,7 @@ const struct ioctl_row vm_ioctls[] = {
 	{KVM_IRQ_LINE_STATUS, "KVM_IRQ_LINE_STATUS", HANDLE_VM, ARG_IN | ARG_OUT, irq_line_status},
 	{KVM_GET_IRQCHIP, "KVM_GET_IRQCHIP", HANDLE_VM, ARG_IN | ARG_OUT | LOCK_VM, get_irqchip},
 	{KVM_SET_IRQCHIP, "KVM_SET_IRQCHIP", HANDLE_VM, ARG_IN | LOCK_VM, set_irqchip},
-	{KVM_GET_PIT, "KVM_GET_PIT", HANDLE_VM, ARG_OUT | LOCK_VM, get_pit},
+	{KVM_GET_PIT, "KVM_GET_PIT", HANDLE_VM, ARG_IN | ARG_OUT | LOCK_VM, get_pit},
 	{KVM_SET_PIT, "KVM_SET_PIT", HANDLE_VM, ARG_IN | LOCK_VM, set_pit},
 	{KVM_GET_PIT2, "KVM_GET_PIT2", HANDLE_VM, ARG_OUT | LOCK_VM, get_pit2},
 	{KVM_SET_PIT2, "KVM_SET_PIT2", HANDLE_VM, ARG_IN | LOCK_VM, set_pit2},
@@ -442,6 +443,6 @@ const struct ioctl_row vm_ioctls[] = {
 	 unregister_coalesced},
 	{KVM_GET_CLOCK, "KVM_GET_CLOCK", HANDLE_VM, ARG_OUT | LOCK_VM, get_clock},
 	{KVM_SET_CLOCK, "KVM_SET_CLOCK", HANDLE_VM, ARG_IN | LOCK_VM, set_clock},
-	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VM, ARG_ZERO, vm_get_tsc_khz},
+	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VM, 0, vm_get_tsc_khz},
 	{0},
 };

@@ -8,6 +8,8 @@
  */
 #include "softkvm/interpret/operand.h"
 
+#include <errno.h>
+
 _Noreturn void vcpu_restart(struct vcpu *v)
 {
 	if (v->holds_split_lock) {
@@ -49,4 +51,10 @@ _Noreturn void vcpu_leave(struct vcpu *v)
 {
 	v->leave_to_user = true;
 	vcpu_restart(v);
+}
+
+_Noreturn void vcpu_leave_unbacked(struct vcpu *v)
+{
+	v->leave_error = -EFAULT;
+	vcpu_leave(v);
 }

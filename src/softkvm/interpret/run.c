@@ -257,7 +257,7 @@ static int run_loop(struct vcpu *v)
 
 	if (__builtin_setjmp(v->leave_buf))
 		if (has_left(v))
-			return 0;
+			return v->leave_error;
 	if (restarts_for_io(
 		v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
 		atomic_store(&v->cont, 1);
@@ -294,13 +294,14 @@ static void export_run(struct vcpu *v)
 	run->flags = 0;
 	run->cr8 = lapic_get_cr8(v);
 	run->apic_base = v->apic_base;
-	run->ready_for_interrupt_injection = window_is_open(v);
+	run->ready_for_interrupt_injection = (v->lapic && !v->vm->split_irqchip) || window_is_open(v);
 }
 
 int vcpu_run(struct vcpu *v)
 {
 	int r;
 
+	v->leave_error = 0;
 	vcpu_enter(v);
 	import_run(v);
 	r = run_loop(v);

@@ -90,6 +90,9 @@ static struct target resolve(struct vcpu *v, gva_t gva, uint32_t access)
 	t.slot = mmu_slot(v, walk.gpa);
 	if (!t.slot || ((access & ACCESS_WRITE) && (t.slot->flags & SLOT_READONLY)))
 		return t;
+	if (__builtin_expect(t.slot->suspect != NULL, 0) &&
+	    !mem_is_backed(t.slot, walk.gpa - t.slot->gpa, 1, access & ACCESS_WRITE ? MEM_WRITE : MEM_READ))
+		vcpu_leave_unbacked(v);
 	t.hva = t.slot->hva + (walk.gpa - t.slot->gpa);
 	enter(v, gva, access, &walk, &t);
 	return t;

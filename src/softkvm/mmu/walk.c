@@ -5,7 +5,7 @@
  *
  * An upper entry's accessed bit is set when it is used, the leaf's accessed and dirty bits when the access is
  * allowed, all by compare-and-exchange on the guest's memory: when an entry changed under the walk, it starts again.
- * Tables that lie in no RAM read as all ones, as on a bus without a device, which faults with a reserved bit.
+ * A table in a slot's page that is not mapped on the host ends KVM_RUN. Tables that lie in no RAM read as all ones, as on a bus without a device, which faults with a reserved bit.
  */
 #include "softkvm/mmu/tlb.h"
 
@@ -66,9 +66,16 @@ static struct entry_ref entry_at(struct vcpu *v, gpa_t gpa, unsigned size)
 {
 	struct entry_ref ref = {.gpa = gpa, .slot = mmu_slot(v, gpa), .size = size};
 
-	if (ref.slot)
+	if (ref.slot && (!ref.slot->suspect || mem_is_backed(ref.slot, gpa - ref.slot->gpa, size, MEM_READ)))
 		ref.hva = ref.slot->hva + (gpa - ref.slot->gpa);
 	return ref;
+}
+
+/* During the guest's own walk a table that is not mapped ends KVM_RUN; for others it reads as no RAM. */
+static void entry_must_be_backed(struct vcpu *v, const struct entry_ref *ref, uint32_t access)
+{
+	if (ref->slot && !ref->hva && !(access & ACCESS_DEBUG))
+		vcpu_leave_unbacked(v);
 }
 
 static uint64_t entry_load(const struct entry_ref *ref)
@@ -96,6 +103,8 @@ static bool entry_set(struct vcpu *v, const struct entry_ref *ref, uint64_t *ent
 {
 	if ((*entry & bits) == bits || !ref->hva || (ref->slot->flags & SLOT_READONLY))
 		return true;
+	if (ref->slot->suspect && !mem_is_backed(ref->slot, ref->gpa - ref->slot->gpa, ref->size, MEM_WRITE))
+		vcpu_leave_unbacked(v);
 	if (!entry_exchange(ref, *entry, *entry | bits))
 		return false;
 	*entry |= bits;
@@ -238,8 +247,10 @@ static uint32_t walk_once(struct vcpu *v, gva_t gva, uint32_t access, struct wal
 		uint64_t index = gva >> shift & ((1u << layout->index_bits) - 1);
 		struct entry_ref ref = entry_at(v, table + index * layout->entry_size, layout->entry_size);
 		uint64_t entry = entry_load(&ref);
-		uint32_t result = use_entry(v, access, entry, shift, w);
+		uint32_t result;
 
+		entry_must_be_backed(v, &ref, access);
+		result = use_entry(v, access, entry, shift, w);
 		if (result)
 			return result;
 		if (is_leaf(v, entry, shift))

@@ -2,7 +2,8 @@
 /*
  * Signals. The kernel's KVM_RUN returns -EINTR when a signal is pending, and the program's handler runs on the way out.
  * Here the handler interrupts softkvm's own code and must end KVM_RUN afterwards: so every handler that the program sets is
- * called through a wrapper, which first tells softkvm.
+ * called through a wrapper, which first tells softkvm. A signal that only KVM_SET_SIGNAL_MASK lets through is not handled
+ * at all: it ends KVM_RUN and stays pending.
  *
  * softkvm itself wants host faults in translated code (SIGSEGV and its like). Its sigaction() calls come to us too, and are
  * told apart by their caller's address. Its handler stays installed; what it does not know it passes to the
@@ -13,18 +14,13 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
-
-extern const char guise_text_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
-extern const char guise_text_end[] __asm__("etext") __attribute__((visibility("hidden")));
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
 
 static struct sigaction wanted[NSIG]; /* the program's */
 static bool engine_has[NSIG];	      /* softkvm's handler is installed: the program's is reached through pass_on() */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static bool is_ours(const void *caller)
-{
-	return (const char *)caller >= guise_text_start && (const char *)caller < guise_text_end;
-}
 
 static bool is_function(const struct sigaction *a)
 {
@@ -41,12 +37,21 @@ static void call(int number, siginfo_t *info, void *context)
 		a.sa_handler(number);
 }
 
+/* It is blocked again when KVM_RUN returns, and the program will ask for it then. */
+static void leave_pending(int number, siginfo_t *info, void *context)
+{
+	sigaddset(&((ucontext_t *)context)->uc_sigmask, number);
+	syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), number, info);
+}
+
 static void wrapper(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
 
-	softkvm_signal_arrived();
-	call(number, info, context);
+	if (softkvm_signal_arrived(number))
+		leave_pending(number, info, context);
+	else
+		call(number, info, context);
 	errno = saved;
 }
 
@@ -74,7 +79,7 @@ static int set_engine_action(int number, const struct sigaction *action, struct 
 	return NEXT(sigaction)(number, action, NULL);
 }
 
-static int set_program_action(int number, const struct sigaction *action, struct sigaction *old)
+int program_sigaction(int number, const struct sigaction *action, struct sigaction *old)
 {
 	struct sigaction installed;
 	int ret = 0;
@@ -106,16 +111,39 @@ EXPORT int sigaction(int number, const struct sigaction *restrict action, struct
 		return NEXT(sigaction)(number, action, old); /* EINVAL */
 	if (is_ours(__builtin_return_address(0)))
 		return set_engine_action(number, action, old);
-	return set_program_action(number, action, old);
+	return program_sigaction(number, action, old);
 }
 
-EXPORT sighandler_t signal(int number, sighandler_t handler)
+static sighandler_t set_handler(int number, sighandler_t handler, int flags)
 {
-	struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+	struct sigaction action = {.sa_handler = handler, .sa_flags = flags}, old;
 
 	if (number <= 0 || number >= NSIG) {
 		errno = EINVAL;
 		return SIG_ERR;
 	}
-	return set_program_action(number, &action, &old) ? SIG_ERR : old.sa_handler;
+	return program_sigaction(number, &action, &old) ? SIG_ERR : old.sa_handler;
+}
+
+EXPORT sighandler_t signal(int number, sighandler_t handler)
+{
+	return set_handler(number, handler, SA_RESTART);
+}
+
+sighandler_t bsd_signal(int number, sighandler_t handler);
+EXPORT sighandler_t bsd_signal(int number, sighandler_t handler)
+{
+	return set_handler(number, handler, SA_RESTART);
+}
+
+/* signal() of programs that ask for System V's or X/Open's. */
+sighandler_t __sysv_signal(int number, sighandler_t handler);
+EXPORT sighandler_t __sysv_signal(int number, sighandler_t handler)
+{
+	return set_handler(number, handler, (int)(SA_RESETHAND | SA_NODEFER));
+}
+
+EXPORT sighandler_t sysv_signal(int number, sighandler_t handler)
+{
+	return set_handler(number, handler, (int)(SA_RESETHAND | SA_NODEFER));
 }

@@ -2,25 +2,42 @@
 /*
  * libguise-kvm.so: softkvm behind the names that a program uses for /dev/kvm. Loaded by LD_PRELOAD (or `guise kvm`).
  *
- *	calls.c		the interposed libc functions: open & co., ioctl, mmap, close, dup..., access, stat
+ *	paths.c		opening /dev/kvm; access, stat and their like
+ *	calls.c		ioctl, close, dup...
+ *	mappings.c	mmap of the run area; munmap and other changes under memory slots
+ *	rawcalls.c	syscall(2) by number
  *	descriptors.c	which file descriptors stand for which softkvm handle
  *	actions.c	the interposed signal functions: a handler that runs inside KVM_RUN ends it, as in the kernel
  *
  * Each handle is known to the program by real file descriptors (memfds), so that everything the kernel does with
  * descriptors (fork, poll, fcntl flags, /proc) works by itself; a vCPU's is the memfd of its run area.
  *
- * Limits: a program that makes raw system calls (static binaries, Go) is not seen. A VM belongs to the process that made
- * it, as in the kernel: after fork the child's ioctls give -EIO.
+ * Limits: a program that enters the kernel by its own instructions (static binaries, Go) is not seen, nor is io_uring, nor
+ * a descriptor that comes over a socket. A VM belongs to the process that made it, as in the kernel: after fork the
+ * child's ioctls give -EIO.
  */
 #ifndef GUISE_PRELOAD_H
 #define GUISE_PRELOAD_H
 
 #include <stdbool.h>
 #include <signal.h>
+#include <stddef.h>
+#include <sys/types.h>
 
 #include "softkvm/api/softkvm.h"
 
 #define EXPORT __attribute__((visibility("default")))
+
+/* Is this an address of our own code? softkvm's calls of interposed functions come to us like the program's. */
+extern const char guise_text_start[] __asm__("__ehdr_start") __attribute__((visibility("hidden")));
+extern const char guise_text_end[] __asm__("etext") __attribute__((visibility("hidden")));
+static inline bool is_ours(const void *caller)
+{
+	return (const char *)caller >= guise_text_start && (const char *)caller < guise_text_end;
+}
+
+/* errno = -err; returns -1. */
+int failed(long err);
 
 /* The next definition of a libc function, looked up once. `name` must be an identifier. */
 void *preload_next(const char *name);
@@ -32,6 +49,17 @@ void *preload_next(const char *name);
 			next_ = fn_ = (__typeof__(&name))preload_next(#name);          \
 		fn_;                                                                   \
 	})
+
+/* --- what the program asks for, by whatever way --- */
+
+enum { NOT_KVM = -2 };
+/* A descriptor, -1 with errno, or NOT_KVM. */
+int open_if_kvm(int dir, const char *path, int flags);
+void *program_mmap(void *addr, size_t size, int prot, int flags, int fd, off_t offset);
+int program_munmap(void *addr, size_t size);
+int program_mprotect(void *addr, size_t size, int prot);
+int program_madvise(void *addr, size_t size, int advice);
+int program_sigaction(int number, const struct sigaction *action, struct sigaction *old);
 
 /* --- descriptors.c; any thread --- */
 
