@@ -135,6 +135,9 @@ class Vm:
             command += (["--initrd", str(initrd)] if initrd else []) + list(options)
             for disk in disks:
                 command += ["--disk", str(disk)]
+        self._start(command, time_limit, serial, terminal)
+
+    def _start(self, command, time_limit, serial=None, terminal=None):
         self.command = command
         self.console = ""
         self.read_to = 0

@@ -30,14 +30,9 @@ class Qemu(vm.Vm):
     def __init__(self, scratch, *options, mem="256M", time_limit=300):
         self.scratch = pathlib.Path(scratch)
         self.control = None
-        self.command = [GUISE, "kvm", "--engine", ENGINE, "--", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host",
-                        "-m", mem, "-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio",
-                        "-qmp", f"unix:{self.scratch}/qmp,server=on,wait=off", *map(str, options)]
-        self.console = ""
-        self.read_to = 0
-        self.deadline = time.monotonic() + time_limit
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.STDOUT)
+        self._start([GUISE, "kvm", "--engine", ENGINE, "--", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host",
+                     "-m", mem, "-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio",
+                     "-qmp", f"unix:{self.scratch}/qmp,server=on,wait=off", *map(str, options)], time_limit)
 
     def qmp(self, command, **arguments):
         if not self.control:
