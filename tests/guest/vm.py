@@ -121,7 +121,7 @@ class Vm:
     """
 
     def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300,
-                 qemu_cpu="max,la57=off,smap=off", disks=(), serial=None, terminal=None):
+                 qemu_cpu="max,la57=off,smap=off", disks=(), serial=None, terminal=None, more=()):
         append = f"console=ttyS0 {append}".strip()
         if engine == "qemu":  # QEMU 7.2 pushes a far call's return address with the kernel's rights: no SMAP
             command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
@@ -129,6 +129,7 @@ class Vm:
             command += ["-kernel", str(kernel), "-append", append] + (["-initrd", str(initrd)] if initrd else [])
             for disk in disks:
                 command += ["-drive", f"file={disk},format=raw,if=virtio"]
+            command += list(more)
         else:
             command = [str(guise), "run", "--engine", engine, "--mem", mem, "--cpus", str(cpus)]
             command += ["--kernel", str(kernel), "--append", append]
