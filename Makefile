@@ -29,6 +29,7 @@ bench: all                 ## measure beside QEMU; writes build/bench/results.md
 	@tools/setup test
 	@tools/guest $(BUILD)/guest cloud
 	bench/run --build $(BUILD) $(BENCH)
+	bench/virtio --build $(BUILD)
 
 fuzz:                      ## run every fuzz target for FUZZ_SECONDS
 	@tools/fuzz $(FUZZ_SECONDS)
