@@ -7,6 +7,8 @@
  *
  *	bench-rings [SECONDS [PASSES [BATCH [BYTES [FORMS]]]]]
  *
+ *	bench-rings trip | limit	the round trip in ns; or format, bytes, Mpps and round trip of the limits
+ *
  * SECONDS of each sample: 0.3; PASSES: 3; the others choose: FORMS is a bit each for split and packed to the device, then to the driver.
  */
 #include <pthread.h>
@@ -143,9 +145,28 @@ static void compare(struct sample *s, double seconds, unsigned passes)
 	fflush(stdout);
 }
 
+/* For other scripts: the cache line's round trip alone, or the limit of each format and size with it. */
+static int report(struct sample *s, bool limits)
+{
+	static const unsigned sizes[] = { 64, 1500 };
+	double trip, rate;
+
+	for (unsigned k = 0; k < 4 && limits; k++) {
+		s->packed = k & 1;
+		s->bytes = HEADER + sizes[k / 2];
+		s->batch = 32;
+		rate = one(s, false, 0.3, &trip);
+		printf("%s %u %.3f %.0f\n", s->packed ? "packed" : "split", sizes[k / 2], rate, trip);
+	}
+	if (!limits)
+		printf("%.0f\n", round_trip(s));
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	double seconds = argc > 1 ? atof(argv[1]) : 0.3;
+	bool is_report = argc == 2 && (!strcmp(argv[1], "trip") || !strcmp(argv[1], "limit"));
+	double seconds = argc > 1 && !is_report ? atof(argv[1]) : 0.3;
 	unsigned passes = argc > 2 ? (unsigned)atoi(argv[2]) : 3;
 	static const unsigned sizes[] = { 64, 1500 }, batches[] = { 1, 8, 32, 64 };
 	static struct sample s;
@@ -163,6 +184,8 @@ int main(int argc, char **argv)
 		puts("needs two processors");
 		return 77;
 	}
+	if (is_report)
+		return report(&s, !strcmp(argv[1], "limit"));
 	puts("format direction  bytes batch  ours/limit Mpps (round trips) per pass, then medians");
 	for (unsigned z = 0; z < 2; z++)
 		for (unsigned b = 0; b < 4; b++)
