@@ -88,7 +88,10 @@ void port_get_counters(const struct port *port, struct port_counters *counters);
 int port_set_receive_offloads(struct port *port, unsigned offloads);
 /* Use the first n queues only. 0/-errno. Not while the others are in use. */
 int port_set_queues(struct port *port, unsigned n);
-/* on: the user looks for packets all the time and port_receive_fd() may stay silent. Not while queues are in use. */
+/*
+ * on: the user looks for packets all the time, so port_receive_fd() may stay silent, and what was sent may be announced by a
+ * later call for its queue: who stops sending calls port_submit() with n = 0 once. Not while queues are in use.
+ */
 void port_set_polling(struct port *port, bool on);
 /* Readable while, or after, packets came; reading from it is the port's business. A descriptor of the port's. */
 int port_receive_fd(struct port *port, unsigned queue);

@@ -41,18 +41,25 @@ static void short_sleep(void)
 
 /* --- sending --- */
 
-static void make(struct work_queue *w, struct port_buffer *b)
+/* The first bytes of every frame, with the virtio header in front; the rest is what the buffer holds, unless contents are checked. */
+static void make_template(struct work_queue *w)
 {
 	static const uint8_t to[6] = { 2, 0, 0, 0, 0, 1 };
-	struct work *work = w->work;
 
-	memset(b->data, 0, PORT_HEADER);
-	frame_headers(b->data + PORT_HEADER, work->bytes, work->mac, to);
-	if (work->check)
-		frame_fill(b->data + PORT_HEADER, work->bytes, w->next_number++);
+	memset(w->template, 0, sizeof(w->template));
+	frame_headers(w->template + PORT_HEADER, w->work->bytes, w->work->mac, to);
+	frame_number(w->template + PORT_HEADER, 0);
+}
+
+static inline void make(struct work_queue *w, struct port_buffer *b)
+{
+	memcpy(b->data, w->template, sizeof(w->template));
+	if (w->work->check)
+		frame_fill(b->data + PORT_HEADER, w->work->bytes, w->next_number);
 	else
-		frame_number(b->data + PORT_HEADER, w->next_number++);
-	b->bytes = PORT_HEADER + work->bytes;
+		memcpy(b->data + PORT_HEADER + FRAME_HEADERS, &w->next_number, sizeof(w->next_number));
+	w->next_number++;
+	b->bytes = PORT_HEADER + w->work->bytes;
 }
 
 /* How many packets may be sent now, by the rate that is asked for. */
@@ -77,7 +84,11 @@ static unsigned send_burst(struct work_queue *w, uint64_t start)
 	struct port_buffer buffer[WORK_BURST];
 	unsigned want = port_is_up(port) ? allowance(w, start) : 0, lent, sent;
 
-	lent = want ? port_lend(port, w->queue, buffer, want) : 0;
+	if (!want) {
+		port_submit(port, w->queue, NULL, 0);
+		return 0;
+	}
+	lent = port_lend(port, w->queue, buffer, want);
 	for (unsigned k = 0; k < lent; k++)
 		make(w, &buffer[k]);
 	sent = lent ? port_submit(port, w->queue, buffer, lent) : 0;
@@ -231,6 +242,8 @@ void *work_run(void *arg)
 	struct work_queue *w = arg;
 	uint64_t start = now_ns();
 	cpu_set_t set;
+
+	make_template(w);
 
 	if (w->work->cpu >= 0) {
 		CPU_ZERO(&set);

@@ -33,6 +33,7 @@ struct work_queue {
 	struct work *work;
 	unsigned queue;
 	pthread_t thread;
+	uint8_t template[PORT_HEADER + 60];
 	uint64_t sent, received, checked, damaged, out_of_order;
 	uint64_t next_number, expected;
 	uint64_t received_before, quiet_since;

@@ -70,6 +70,8 @@ unsigned port_pool_submit(struct port *port, unsigned queue, const struct port_b
 {
 	unsigned done = 0;
 
+	if (!n)
+		port->ops->send(port, queue, NULL, 0);
 	while (done < n) {
 		struct port_packet packet[BURST];
 		struct iovec iov[BURST];

@@ -108,6 +108,7 @@ static int start_ring(void *opaque, struct vhost_backend_ring *ring)
 	err = vhost_backend_open(ring, &r->q);
 	r->running = !err;
 	r->reported = false;
+	r->owed = 0;
 	r->logs = !err && vhost_backend_logs(ring);
 	if (!err && r == &q->from) {
 		q->kicks_wanted = false;

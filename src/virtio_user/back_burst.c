@@ -7,7 +7,7 @@
 
 #include "virtio_user/back_internal.h"
 
-enum { BURST = 64, LONGEST = 256, POOL = 512 };
+enum { BURST = 64, LONGEST = 256, POOL = 512, OWED_MOST = 8 };
 
 static struct back_queue *queue_of(struct port *port, unsigned queue)
 {
@@ -43,17 +43,36 @@ static void copy_pieces(const struct iovec *to, const struct iovec *from, uint64
 	}
 }
 
-/* After chains were pushed: the dirty log, the driver's call, and the log of a broken ring. */
-static void finish(struct back_ring *r, const struct virtq_chain *chains, const uint32_t *written, unsigned n)
+static void settle(struct back_ring *r)
+{
+	r->owed = 0;
+	if (virtq_should_call(&r->q))
+		vhost_backend_call(r->ring);
+}
+
+/*
+ * After chains were pushed: the dirty log, the driver's call, and the log of a broken ring. To look at the driver's wish for calls
+ * the processor first waits until all stores have reached the other one; where the user comes again at once that is put off until
+ * nothing is to be done, or OWED_MOST times.
+ */
+static void finish(struct back *b, struct back_ring *r, const struct virtq_chain *chains, const uint32_t *written, unsigned n)
 {
 	for (unsigned k = 0; k < n && r->logs; k++)
 		vhost_backend_written(r->ring, &chains[k], written ? written[k] : 0);
-	if (virtq_should_call(&r->q))
-		vhost_backend_call(r->ring);
+	if (n && (++r->owed >= OWED_MOST || !atomic_load_explicit(&b->polling, memory_order_relaxed)))
+		settle(r);
 	if (r->q.error && !r->reported) {
 		r->reported = true;
 		vhost_backend_ring_failed(r->ring, &r->q);
 	}
+}
+
+static void settle_all(struct back_queue *q)
+{
+	if (q->from.running && q->from.owed)
+		settle(&q->from);
+	if (q->to.running && q->to.owed)
+		settle(&q->to);
 }
 
 /* --- receiving --- */
@@ -68,7 +87,7 @@ static inline bool take_out(const struct virtq_chain *chain, struct port_packet 
 	return true;
 }
 
-static unsigned receive_burst(struct back_queue *q, struct port_packet *packets, unsigned n, int *popped)
+static unsigned receive_burst(struct back *b, struct back_queue *q, struct port_packet *packets, unsigned n, int *popped)
 {
 	struct virtq_chain chain[BURST];
 	struct iovec iov[POOL];
@@ -85,7 +104,7 @@ static unsigned receive_burst(struct back_queue *q, struct port_packet *packets,
 	}
 	if (*popped > 0)
 		virtq_push_burst(&q->from.q, chain, NULL, (unsigned)*popped);
-	finish(&q->from, chain, NULL, *popped > 0 ? (unsigned)*popped : 0);
+	finish(b, &q->from, chain, NULL, *popped > 0 ? (unsigned)*popped : 0);
 	q->counters.rx_packets += filled;
 	q->counters.rx_bytes += bytes;
 	return filled;
@@ -121,10 +140,12 @@ int back_receive(struct port *port, unsigned queue, struct port_packet *packets,
 		return 0;
 	}
 	while (!filled && popped > 0) {
-		filled = receive_burst(q, packets, n, &popped);
+		filled = receive_burst(b, q, packets, n, &popped);
 		if (!popped && !polling && arm(q))
 			popped = 1;
 	}
+	if (!filled)
+		settle_all(q);
 	if (filled && q->kicks_wanted) {
 		q->kicks_wanted = false;
 		virtq_disable_kicks(&q->from.q);
@@ -221,7 +242,7 @@ static unsigned send_burst(struct back *b, struct back_queue *q, const struct po
 	}
 	virtq_unpop_burst(&q->to.q, s.chain + s.used, s.n_chains - s.used);
 	virtq_push_burst(&q->to.q, s.chain, s.written, s.used);
-	finish(&q->to, s.chain, s.written, s.used);
+	finish(b, &q->to, s.chain, s.written, s.used);
 	q->counters.tx_bytes += bytes;
 	return taken;
 }
@@ -241,6 +262,8 @@ int back_send(struct port *port, unsigned queue, const struct port_packet *packe
 			step = send_burst(b, q, packets + done, 1, BURST);
 		done += step;
 	}
+	if (done < n || !n)
+		settle_all(q);
 	if (done < n && (!atomic_load_explicit(&b->polling, memory_order_relaxed) || !q->to.running)) {
 		/* Nobody to send to, or too slow, and who does not poll is not told when there is room: lost, as on a wire. */
 		q->counters.tx_dropped += n - done;

@@ -15,6 +15,7 @@ struct back_ring {
 	struct vhost_backend_ring *ring;
 	struct virtq q;
 	bool running, reported, logs;
+	unsigned owed; /* bursts since the driver's wish for calls was looked at */
 } __attribute__((aligned(64)));
 
 /* Protected by lock. */

@@ -16,6 +16,8 @@
 #include "base/log.h"
 #include "virtio_user/internal.h"
 
+enum { OWED_MOST = 8 };
+
 static struct front *front_of(struct port *port)
 {
 	return (struct front *)((char *)port - offsetof(struct front, port));
@@ -31,8 +33,27 @@ static void report(struct front *f, struct front_side *s, const char *what)
 
 static void kick(struct front_side *s)
 {
+	s->owed = 0;
 	if (virtq_driver_should_kick(&s->ring))
 		eventfd_write(s->kick_fd, 1);
+}
+
+/*
+ * To look at the device's wish the processor first waits until all that was stored has reached the other one, and much has just been
+ * stored. Where the user comes again at once that is put off until nothing is to be done, or OWED_MOST times.
+ */
+static void kick_soon(struct front *f, struct front_side *s)
+{
+	if (!atomic_load_explicit(&f->polling, memory_order_relaxed) || ++s->owed >= OWED_MOST)
+		kick(s);
+}
+
+static void settle(struct front_queue *q)
+{
+	if (q->tx.owed)
+		kick(&q->tx);
+	if (q->rx.owed)
+		kick(&q->rx);
 }
 
 /* --- sending --- */
@@ -71,6 +92,8 @@ static unsigned lend(struct port *port, unsigned queue, struct port_buffer *buff
 	pthread_mutex_lock(&q->lock);
 	if (q->tx.count < n && q->tx.ring.outstanding)
 		reclaim(f, q, n);
+	if (q->tx.count < n)
+		settle(q);
 	n = n < q->tx.count ? n : q->tx.count;
 	for (k = 0; k < n; k++)
 		buffers[k] = (struct port_buffer){ .data = get_free(&q->tx), .room = f->room };
@@ -163,7 +186,10 @@ static unsigned submit(struct port *port, unsigned queue, const struct port_buff
 		step = alone ? submit_single(q, buffers + done, alone) : submit_pieces(f, q, buffers + done, n - done);
 		done += step;
 	}
-	kick(&q->tx);
+	if (done)
+		kick_soon(f, &q->tx);
+	if (done < n || !n)
+		settle(q);
 	pthread_mutex_unlock(&q->lock);
 	return done;
 }
@@ -302,6 +328,8 @@ static unsigned collect_packets(struct port *port, unsigned queue, struct port_b
 			q->calls_wanted = false;
 			virtq_driver_disable_calls(&q->rx.ring);
 		}
+		if (!filled)
+			settle(q);
 	}
 	pthread_mutex_unlock(&q->lock);
 	return filled;
@@ -331,7 +359,7 @@ static void give_back(struct port *port, unsigned queue, const struct port_buffe
 	}
 	if (q->rx.ring.state && q->rx.count) {
 		front_refill(f, q);
-		kick(&q->rx);
+		kick_soon(f, &q->rx);
 	}
 	pthread_mutex_unlock(&q->lock);
 }

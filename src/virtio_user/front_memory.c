@@ -165,6 +165,7 @@ int front_reset_queue(struct front *f, struct front_queue *q)
 		empty_ring(f, side[k]);
 		side[k]->config.options = options;
 		side[k]->reported = false;
+		side[k]->owed = 0;
 		if (!err)
 			err = virtq_driver_start(&side[k]->ring, &f->mem, &side[k]->config);
 		if (!err)

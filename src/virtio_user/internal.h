@@ -22,6 +22,7 @@ struct front_side {
 	uint16_t *next_piece;	/* by buffer: the next of its packet, or NO_BUFFER; of packets of several pieces only */
 	void **free_one;	/* a queue: what came back first goes out first */
 	unsigned first, count;
+	unsigned owed;		/* bursts since the device's wish for kicks was looked at */
 	bool reported;		/* its error was logged */
 };
 
