@@ -171,6 +171,9 @@ static unsigned packed_pop_burst(struct virtq *q, struct virtq_chain *chains, un
 		take_iovec(pool, chain);
 		popped += chain->entries;
 	}
+	if (k == n) /* a full burst: there may be more, fetch its descriptors while this one is looked at */
+		for (unsigned ahead = 0; ahead < n; ahead += 4)
+			__builtin_prefetch(&q->ring[q->avail_next + ahead < q->size ? q->avail_next + ahead : q->avail_next + ahead - q->size]);
 	return k;
 }
 
