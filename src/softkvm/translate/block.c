@@ -20,7 +20,7 @@
 #include "softkvm/interpret/operand.h"
 #include "softkvm/translate/translate.h"
 
-enum { NO_VIEW = 0xffffffff, HOT_ROOM = 24 << 10 };
+enum { NO_VIEW = 0xffffffff };
 
 static struct code_view **view_bucket(struct translator *t, gpa_t gpa)
 {
@@ -50,13 +50,46 @@ static struct code_view *view_find(struct translator *t, const struct fetched *f
 	return NULL;
 }
 
+static void view_free(struct translator *t, struct code_view *w)
+{
+	struct code_view **p = view_bucket(t, w->gpa), **exact = exact_bucket(t, w->gpa, w->va);
+
+	while (*p != w)
+		p = &(*p)->hash_next;
+	*p = w->hash_next;
+	while (*exact != w)
+		exact = &(*exact)->exact_next;
+	*exact = w->exact_next;
+	w->hash_next = t->free_views;
+	t->free_views = w;
+}
+
+void view_put(struct translator *t, struct code_view *w)
+{
+	if (!--w->refs)
+		view_free(t, w);
+}
+
+void view_forget_crossing(struct code_view *w, const struct block *b)
+{
+	for (struct block **p = &w->crossing; *p; p = &(*p)->crossing_next)
+		if (*p == b) {
+			*p = b->crossing_next;
+			return;
+		}
+}
+
 static struct code_view *view_new(struct translator *t, const struct fetched *f)
 {
-	struct code_view **bucket = view_bucket(t, f->gpa), **exact = exact_bucket(t, f->gpa, f->va);
-	struct code_view *w = arena_alloc(t, sizeof(*w));
+	struct code_view **bucket = view_bucket(t, f->gpa), **exact = exact_bucket(t, f->gpa, f->va), *w = t->free_views;
 
-	if (!w)
+	if (w)
+		t->free_views = w->hash_next;
+	else if (t->view_pool_used < VIEW_POOL)
+		w = &t->view_pool[t->view_pool_used++];
+	else
 		return NULL;
+	*w = (struct code_view){ 0 };
 	w->va = f->va;
 	w->gpa = f->gpa;
 	w->hva = f->hva;
@@ -86,15 +119,24 @@ static struct block *block_find(struct code_view *w, struct code_view *second, u
 
 /* --- making --- */
 
-/* NULL: full (*full), or the first instruction needs the interpreter: it crosses the page or is none. */
+/* A signal handler looks into the order: the block is there before it counts. */
+static void order_add(struct region *r, struct block *b)
+{
+	uint32_t n = atomic_load_explicit(&r->order_count, memory_order_relaxed);
+
+	r->order[n] = b;
+	atomic_store_explicit(&r->order_count, n + 1, memory_order_release); /* pairs with block_by_code() */
+}
+
+/* NULL: no room (*full), or the first instruction needs the interpreter: it is none, or more than there ever is room for. */
 static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, struct code_view *second,
 				unsigned offset, bool plain, bool *full)
 {
-	struct block *b = arena_alloc(t, sizeof(*b));
+	struct block *b;
 	struct xlat x;
 
-	*full = true;
-	if (!b)
+	*full = !region_fill(t, w, offset);
+	if (*full || !(b = arena_alloc(t, sizeof(*b))))
 		return NULL;
 	b->view = w;
 	b->offset = (uint16_t)offset;
@@ -108,22 +150,24 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	x.segmented = w->flavour & FLAVOUR_SEGMENTED;
 	b->view2 = second;
 	b->plain = plain;
-	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset)) {
-		*full = false;
+	if (second ? !superblock_decode_crossing(&x, (uint16_t)offset) : !superblock_decode(&x, (uint16_t)offset))
 		return NULL;
-	}
 	liveness_compute(&x);
-	if (!codecache_begin(&t->cache, &x.hot, &x.cold, HOT_ROOM) || !translate_block(&x))
+	codecache_begin(&t->cache, &t->filling->space, &x.hot, &x.cold, BLOCK_ROOM);
+	if (!translate_block(&x))
 		return NULL;
-	codecache_commit(&t->cache, &x.hot, &x.cold);
-	t->order[t->order_count++] = b;
+	codecache_commit(&t->cache, &t->filling->space, &x.hot, &x.cold);
+	order_add(t->filling, b);
+	w->refs++;
 	b->next = *block_bucket(w, offset);
 	*block_bucket(w, offset) = b;
 	if (second) {
+		second->refs++;
 		b->crossing_next = second->crossing;
 		second->crossing = b;
 	}
 	t->blocks++;
+	atomic_fetch_add_explicit(&t->published, 1, memory_order_release); /* pairs with named() in handlers.c */
 	return b;
 }
 
@@ -132,6 +176,12 @@ static struct code_view *view_get(struct translator *t, const struct fetched *f)
 	struct code_view *w = view_find(t, f);
 
 	return w ? w : view_new(t, f);
+}
+
+static void view_free_unused(struct translator *t, struct code_view *w)
+{
+	if (w && !w->refs)
+		view_free(t, w);
 }
 
 /* Under the lock. `second` is not NULL for an instruction that crosses from `first` to it. */
@@ -148,7 +198,10 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned
 			b = block_make(v, t, w, w2, offset, plain, &full);
 	}
 	if (!b) {
-		t->want_flush |= full;
+		view_free_unused(t, w);
+		view_free_unused(t, w2);
+		if (full)
+			t->want_flush = true;
 		return NULL;
 	}
 	v->itlb[itlb_slot(w->va)] = w->id;
@@ -247,9 +300,22 @@ void block_link(struct translator *t, struct link *l, struct block *to)
 		return;
 	l->to = to;
 	l->in_next = to->in;
+	l->in_at = &to->in;
+	if (to->in)
+		to->in->in_at = &l->in_next;
 	to->in = l;
 	patch_rel32(t, l->rel32, l->entry == LINK_STRAIGHT ? to->straight : l->entry == LINK_SAVED ? to->saved : to->checked);
 	t->links++;
+}
+
+void link_cut(struct link *l)
+{
+	if (!l->to)
+		return;
+	*l->in_at = l->in_next;
+	if (l->in_next)
+		l->in_next->in_at = l->in_at;
+	l->to = NULL;
 }
 
 static void unlink_incoming(struct translator *t, struct block *b)
@@ -287,6 +353,13 @@ static void bucket_remove(struct block *b)
 	while (*p != b)
 		p = &(*p)->next;
 	*p = b->next;
+}
+
+void block_remove(struct translator *t, struct block *b)
+{
+	b->dead = true;
+	bucket_remove(b);
+	unlink_incoming(t, b);
 }
 
 static void view_invalidate(struct translator *t, struct code_view *w, uint64_t grains)
@@ -374,30 +447,16 @@ void block_ungroup(struct vcpu *v, struct block *b)
 
 struct block *block_by_code(struct translator *t, uint32_t at)
 {
-	uint32_t low = 0, high = t->order_count;
+	const struct region *r = region_of_code(t, at);
+	uint32_t low = 0, count = r ? atomic_load_explicit(&r->order_count, memory_order_acquire) : 0, high = count;
 
 	while (low < high) {
 		uint32_t mid = (low + high) / 2;
 
-		if (t->order[mid]->code_end <= at)
+		if (r->order[mid]->code_end <= at)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < t->order_count && t->order[low]->code_start <= at ? t->order[low] : NULL;
-}
-
-void blocks_flush(struct translator *t)
-{
-	for (unsigned k = 0; k < VIEW_HASH; k++)
-		t->views[k] = NULL;
-	for (unsigned k = 0; k < EXACT_HASH; k++)
-		t->exact[k] = NULL;
-	for (unsigned k = 0; k < sizeof(t->ungrouped); k++)
-		t->ungrouped[k] = 0;
-	t->order_count = 0;
-	codecache_flush(&t->cache);
-	arena_reset(t);
-	t->want_flush = false;
-	t->flushes++;
+	return low < count && r->order[low]->code_start <= at ? r->order[low] : NULL;
 }

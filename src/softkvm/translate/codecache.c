@@ -3,7 +3,7 @@
  * A memfd mapped twice, RW and RX, at addresses the kernel chose. Hot code (the straight path of blocks) fills the
  * lower part, cold code (misses, side exits) the upper, so that cold bytes do not dilute the instruction cache. Pages are populated a megabyte at a time: taken singly, a first touch costs as much as translating ten blocks.
  *
- * There is one owner of the cursors at a time: the translator's lock.
+ * The cache is divided into pieces with cursors of their own. They have one owner at a time: the translator's lock.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -33,8 +33,6 @@ int codecache_init(struct codecache *c, uint64_t size, uint64_t split)
 		codecache_deinit(c);
 		return err;
 	}
-	codecache_flush(c);
-	c->cold_ready = c->cold;
 	return 0;
 }
 
@@ -54,40 +52,63 @@ static void populate(struct codecache *c, uint64_t from, uint64_t len)
 	madvise(c->rx + from, len, MADV_POPULATE_READ);
 }
 
-static void make_ready(struct codecache *c, uint64_t *ready, uint64_t need)
+static void make_ready(struct codecache *c, uint64_t *ready, uint64_t need, uint64_t end)
 {
-	while (*ready < need && *ready < c->size) {
-		populate(c, *ready, POPULATE_STEP);
-		*ready += POPULATE_STEP;
+	while (*ready < need) {
+		uint64_t step = end - *ready < POPULATE_STEP ? end - *ready : POPULATE_STEP;
+
+		populate(c, *ready, step);
+		*ready += step;
 	}
 }
 
-bool codecache_begin(struct codecache *c, struct emit *hot, struct emit *cold, unsigned room)
+static void space_set(struct code_space *s, uint64_t hot, uint64_t hot_size, uint64_t cold, uint64_t cold_size)
 {
-	uint64_t start = (c->hot + 15) & ~15ull;
+	*s = (struct code_space){ .hot_start = hot, .hot_end = hot + hot_size, .cold_start = cold, .cold_end = cold + cold_size,
+				  .hot = hot, .cold = cold, .hot_ready = hot, .cold_ready = cold };
+}
 
-	if (start + room > c->split || c->cold + room > c->size)
-		return false;
-	make_ready(c, &c->hot_ready, start + room);
-	make_ready(c, &c->cold_ready, c->cold + room);
+void codecache_fixed(const struct codecache *c, struct code_space *s)
+{
+	space_set(s, 0, CODECACHE_FIXED, c->split, CODECACHE_FIXED);
+}
+
+void codecache_slice(const struct codecache *c, unsigned index, unsigned count, struct code_space *s)
+{
+	uint64_t hot = (c->split - CODECACHE_FIXED) / count & ~4095ull;
+	uint64_t cold = (c->size - c->split - CODECACHE_FIXED) / count & ~4095ull;
+
+	space_set(s, CODECACHE_FIXED + index * hot, hot, c->split + CODECACHE_FIXED + index * cold, cold);
+}
+
+static uint64_t aligned(uint64_t at)
+{
+	return (at + 15) & ~15ull;
+}
+
+bool codecache_has_room(const struct code_space *s, unsigned room)
+{
+	return aligned(s->hot) + room <= s->hot_end && s->cold + room <= s->cold_end;
+}
+
+void codecache_begin(struct codecache *c, struct code_space *s, struct emit *hot, struct emit *cold, unsigned room)
+{
+	uint64_t start = aligned(s->hot);
+
+	make_ready(c, &s->hot_ready, start + room, s->hot_end);
+	make_ready(c, &s->cold_ready, s->cold + room, s->cold_end);
 	*hot = (struct emit){ c->rw + start, c->rw + start + room, c->rx - c->rw, false };
-	*cold = (struct emit){ c->rw + c->cold, c->rw + c->cold + room, c->rx - c->rw, false };
-	return true;
+	*cold = (struct emit){ c->rw + s->cold, c->rw + s->cold + room, c->rx - c->rw, false };
 }
 
-void codecache_commit(struct codecache *c, const struct emit *hot, const struct emit *cold)
+void codecache_commit(const struct codecache *c, struct code_space *s, const struct emit *hot, const struct emit *cold)
 {
-	c->hot = (uint64_t)(hot->p - c->rw);
-	c->cold = (uint64_t)(cold->p - c->rw);
+	s->hot = (uint64_t)(hot->p - c->rw);
+	s->cold = (uint64_t)(cold->p - c->rw);
 }
 
-void codecache_flush(struct codecache *c)
+void codecache_rewind(struct code_space *s)
 {
-	c->hot = c->fixed;
-	c->cold = c->split;
-}
-
-void codecache_fix(struct codecache *c)
-{
-	c->fixed = c->hot;
+	s->hot = s->hot_start;
+	s->cold = s->cold_start;
 }

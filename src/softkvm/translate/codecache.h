@@ -13,20 +13,29 @@
 struct codecache {
 	uint8_t *rw, *rx;
 	uint64_t size, split; /* hot code below split, cold code from there on */
-	uint64_t fixed;	     /* bytes at the start that outlive every flush: the trampolines */
-	uint64_t hot, cold;  /* next free byte of each */
+};
+
+/* A piece of it, of both kinds. Offsets. */
+struct code_space {
+	uint64_t hot_start, hot_end, cold_start, cold_end;
+	uint64_t hot, cold;		/* next free byte of each */
 	uint64_t hot_ready, cold_ready; /* backed with pages so far */
 };
 
-int codecache_init(struct codecache *c, uint64_t size, uint64_t split); /* multiples of 1 MiB; 0/-errno */
+enum { CODECACHE_FIXED = 16 << 10 }; /* bytes of each kind for what is there for ever: the trampolines */
+
+int codecache_init(struct codecache *c, uint64_t size, uint64_t split); /* multiples of the page size; 0/-errno */
 void codecache_deinit(struct codecache *c);
-/* Cursors for one block; false: the cache is full. Every block gets room for at least `room` bytes of each kind. */
-bool codecache_begin(struct codecache *c, struct emit *hot, struct emit *cold, unsigned room);
-void codecache_commit(struct codecache *c, const struct emit *hot, const struct emit *cold);
-/* Everything after the fixed part becomes free. Nobody may be inside it. */
-void codecache_flush(struct codecache *c);
-/* What was emitted so far stays for ever. */
-void codecache_fix(struct codecache *c);
+/* The fixed piece; piece number `index` of `count` that share the rest. */
+void codecache_fixed(const struct codecache *c, struct code_space *s);
+void codecache_slice(const struct codecache *c, unsigned index, unsigned count, struct code_space *s);
+/* Is there room for a block of at most `room` bytes of each kind? */
+bool codecache_has_room(const struct code_space *s, unsigned room);
+/* Cursors for one, which may fill `room` bytes. */
+void codecache_begin(struct codecache *c, struct code_space *s, struct emit *hot, struct emit *cold, unsigned room);
+void codecache_commit(const struct codecache *c, struct code_space *s, const struct emit *hot, const struct emit *cold);
+/* All of the piece becomes free. Nobody may be inside it. */
+void codecache_rewind(struct code_space *s);
 
 static inline bool codecache_holds(const struct codecache *c, const void *rx)
 {

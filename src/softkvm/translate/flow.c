@@ -21,6 +21,8 @@ static struct link *link_new(struct xlat *x, gva_t target, enum link_entry entry
 		return &x->t->no_link;
 	}
 	l->from = x->block;
+	l->out_next = x->block->out;
+	x->block->out = l;
 	l->target = target;
 	l->entry = entry;
 	return l;

@@ -113,11 +113,23 @@ static gva_t next_rip(const struct vcpu *v, const struct interpreted *in)
 	return in->insn.mode == MODE_64 ? next : (uint32_t)next;
 }
 
+/*
+ * What a trampoline was called with. Another vCPU may have made it; that its code was reached orders what it wrote, and this
+ * says so. Pairs with the end of block_make().
+ */
+static void *named(const struct vcpu *v, uint32_t offset)
+{
+	struct translator *t = translator_of(v);
+
+	(void)atomic_load_explicit(&t->published, memory_order_acquire);
+	return arena_at(t, offset);
+}
+
 /* Registers as they are before the site's instruction. */
 static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 {
 	struct translator *t = translator_of(v);
-	const struct site *s = arena_at(t, offset);
+	const struct site *s = named(v, offset);
 	const struct block *b = arena_at(t, s->block);
 
 	flags_to_vcpu(v);
@@ -186,7 +198,7 @@ static bool needs_rest(const struct insn *i)
 
 static void interpret_one(struct vcpu *v, const struct interpreted *in)
 {
-	translator_of(v)->interpreted[in->insn.row->sem]++;
+	count_one(&translator_of(v)->interpreted[in->insn.row->sem]);
 	if (needs_rest(&in->insn) && v->fpu_live)
 		fpu_leave(v);
 	v->insn = &in->insn;
@@ -219,7 +231,7 @@ static uint64_t slow_access(struct vcpu *v, const struct site *s)
 	const struct block *b = arena_at(vt->t, s->block);
 	gva_t next;
 
-	vt->t->slow_accesses++;
+	count_one(&vt->t->slow_accesses);
 	if (s->insn) {
 		const struct interpreted *in = arena_at(vt->t, s->insn);
 
@@ -277,7 +289,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	const struct site *s = site_enter(v, offset);
 	void *p;
 
-	t->misses++;
+	count_one(&t->misses);
 	p = is_canonical(v, gva) && !may_fault_otherwise(s, gva) ? resolve_access(v, s, gva) : NULL;
 	if (!p)
 		return slow_access(v, s);
@@ -317,7 +329,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 	void *p = resolve_group(v, s, gva);
 	struct block *b;
 
-	vt->t->misses++;
+	count_one(&vt->t->misses);
 	if (p && !has_flushed(v)) {
 		if (s->is_stack)
 			refill_stack(v, gva);
@@ -341,7 +353,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
-	struct link *l = arena_at(vt->t, offset);
+	struct link *l = named(v, offset);
 	struct block *b;
 
 	flags_to_vcpu(v);
@@ -379,7 +391,7 @@ static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 	const struct site *s = site_enter(v, offset);
 	uint64_t rip = rip_of(v, target);
 
-	translator_of(v)->indirect_misses++;
+	count_one(&translator_of(v)->indirect_misses);
 	branch_check(v, rip); /* raises with RIP and RSP as before the branch */
 	move_rsp(v, s, -s->rsp_adj);
 	v->rip = rip;
@@ -390,9 +402,9 @@ static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 
 static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
-	const struct block *b = arena_at(translator_of(v), offset);
+	const struct block *b = named(v, offset);
 
-	translator_of(v)->entry_misses++;
+	count_one(&translator_of(v)->entry_misses);
 	flags_to_vcpu(v);
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
 	if (atomic_load_explicit(&v->cont, memory_order_relaxed) && !translator_of(v)->want_flush && block_is_current(v, b))
@@ -402,7 +414,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 
 static uint64_t on_poll(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
-	const struct block *b = arena_at(translator_of(v), offset);
+	const struct block *b = named(v, offset);
 
 	flags_to_vcpu(v);
 	v->rip = block_rip(b);
@@ -414,7 +426,7 @@ static uint64_t on_fault(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	const struct site *s = site_enter(v, offset);
 
-	translator_of(v)->host_faults++;
+	count_one(&translator_of(v)->host_faults);
 	return slow_access(v, s);
 }
 

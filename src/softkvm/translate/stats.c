@@ -28,11 +28,15 @@ static unsigned most_frequent(const struct translator *t, uint64_t below)
 
 void stats_log(const struct translator *t)
 {
-	uint64_t below = UINT64_MAX;
+	uint64_t below = UINT64_MAX, cold = 0, described = 0;
 
+	for (unsigned k = 0; k < REGIONS; k++) {
+		cold += t->region[k].space.cold - t->region[k].space.cold_start;
+		described += t->region[k].used - t->region[k].start;
+	}
 	log_debug("translate: %" PRIu64 " blocks of %" PRIu64 " instructions in %" PRIu64 " bytes; %" PRIu64
-		  " invalidated, %" PRIu64 " flushes; cold code %" PRIu64 ", descriptions %" PRIu64 " bytes", t->blocks, t->guest_insns,
-		  t->host_bytes, t->invalidated, t->flushes, t->cache.cold - t->cache.split, t->arena.used);
+		  " invalidated, %" PRIu64 " regions emptied; cold code %" PRIu64 ", descriptions %" PRIu64 " bytes", t->blocks, t->guest_insns,
+		  t->host_bytes, t->invalidated, t->flushes, cold, described);
 	log_debug("translate: misses: %" PRIu64 " TLB (%" PRIu64 " slow), %" PRIu64 " jump cache, %" PRIu64 " page check; %"
 		  PRIu64 " links, %" PRIu64 " host faults", t->misses, t->slow_accesses, t->indirect_misses,
 		  t->entry_misses, t->links, t->host_faults);

@@ -144,10 +144,11 @@ static void emit_refill_stack(struct emit *e)
 
 int trampolines_emit(struct translator *t)
 {
+	struct code_space space;
 	struct emit hot, cold;
 
-	if (!codecache_begin(&t->cache, &hot, &cold, 8192))
-		return -1;
+	codecache_fixed(&t->cache, &space);
+	codecache_begin(&t->cache, &space, &hot, &cold, CODECACHE_FIXED);
 	t->enter = emit_here(&hot);
 	emit_enter(&hot);
 	emit_align(&hot, 16, 0);
@@ -166,7 +167,5 @@ int trampolines_emit(struct translator *t)
 	emit_align(&hot, 16, 0);
 	t->probe_stack[PROBE_REFILL] = emit_here(&hot);
 	emit_refill_stack(&hot);
-	codecache_commit(&t->cache, &hot, &cold);
-	codecache_fix(&t->cache);
 	return hot.overflow ? -1 : 0;
 }

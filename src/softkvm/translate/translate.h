@@ -22,7 +22,7 @@
  *
  * Threads. Translated code takes no lock. Everything about blocks and links is protected by translator.lock;
  * the code cache is written only under it. Nothing is freed while vCPUs run: dead blocks are unreachable for new
- * entries, and their memory comes back when the whole cache is flushed with all vCPUs stopped.
+ * entries, and their memory comes back when their region is emptied with all vCPUs stopped (region.c).
  */
 #ifndef GUISE_TRANSLATE_TRANSLATE_H
 #define GUISE_TRANSLATE_TRANSLATE_H
@@ -71,6 +71,7 @@ struct code_view {
 	const uint8_t *hva;
 	uint32_t id, flavour;
 	uint32_t cs_base, cs_limit; /* of segmented code; else 0 and the most */
+	uint32_t refs;		    /* blocks, dead ones too, that name it; without any it goes */
 	struct code_page *page;
 	struct block *blocks[16]; /* living ones, by bits 4-7 of the offset */
 	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
@@ -83,7 +84,7 @@ struct block {
 	struct block *crossing_next;
 	uint8_t *checked, *saved, *straight; /* executable addresses */
 	uint64_t grains;		     /* 64-byte pieces of the page that the block depends on */
-	struct link *in;		     /* links that jump here */
+	struct link *in, *out;		     /* links that jump here; its own */
 	uint32_t code_start, code_end;	     /* its hot bytes, as offsets in the cache */
 	struct fault_entry *faults;
 	uint32_t fault_count;
@@ -130,7 +131,8 @@ struct interpreted {
 /* A direct jump out of a block. */
 struct link {
 	struct block *from, *to;
-	struct link *in_next;
+	struct link *in_next, **in_at; /* in to->in; what points to it there */
+	struct link *out_next;
 	gva_t target;
 	uint32_t rel32; /* cache offset of the displacement to patch */
 	uint32_t stub;	/* cache offset it points to while unlinked */
@@ -141,8 +143,22 @@ enum link_entry { LINK_STRAIGHT, LINK_SAVED, LINK_CHECKED };
 
 struct arena {
 	uint8_t *base;
-	uint64_t size, used, ready;
+	uint64_t size;
 };
+
+/* A part of cache and arena: see region.c. Protected by translator.lock. */
+enum generation { GENERATION_YOUNG, GENERATION_OLD, GENERATIONS };
+enum region_state { REGION_FREE, REGION_OPEN, REGION_CLOSED };
+struct region {
+	struct code_space space;
+	uint64_t start, end, used, ready; /* in the arena */
+	struct block **order;		  /* its blocks by address of their hot code */
+	_Atomic uint32_t order_count;
+	enum region_state state;
+	enum generation generation;
+	uint64_t opened; /* when: a counter */
+};
+enum { REGIONS = 8, ARENA_FIRST = 4096 /* offset 0 means none */, TRACE_BITS = 1 << 18, BLOCK_ROOM = 24 << 10 };
 
 struct jump_cache_entry {
 	gva_t pc;
@@ -150,7 +166,7 @@ struct jump_cache_entry {
 };
 enum { JUMP_CACHE_ENTRIES = 1 << 16 };
 
-enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13, UNGROUPED_BITS = 1 << 16 };
+enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13, VIEW_POOL = 1 << 15, UNGROUPED_BITS = 1 << 16 };
 
 /* One guest instruction on its way. */
 struct tinsn {
@@ -190,21 +206,35 @@ struct translator { /* one per VM */
 	struct arena arena;
 	struct code_view *views[VIEW_HASH]; /* by GPA */
 	struct code_view *exact[EXACT_HASH]; /* by GPA and linear address: a library is mapped elsewhere in each program */
-	struct block **order;		     /* all blocks since the last flush, by address of their hot code */
-	uint32_t order_count;
-	uint32_t next_id;
 	uint8_t ungrouped[UNGROUPED_BITS / 8]; /* by hash: blocks that are better off without groups; see block_ungroup() */
-	bool want_flush;		     /* full: flush when nobody is inside */
+	struct code_view *view_pool, *free_views;
+	uint32_t view_pool_used;
+	struct region region[REGIONS], *open[GENERATIONS], *filling; /* filling: of the translation under way */
+	uint64_t regions_opened;
+	uint64_t trace[2][TRACE_BITS / 64];
+	unsigned fresh_trace;
+	enum generation wanted;		     /* what a region is to be emptied for */
+	struct block **order;		     /* memory of the regions' */
+	uint32_t next_id;
+	_Atomic uint32_t published;	     /* counts blocks: release behind each, acquire where they are looked at */
+	_Atomic bool want_flush;	     /* full: empty a region when nobody is inside */
 	uint8_t *enter, *leave;	     /* trampolines, executable addresses */
 	uint8_t *tramp[TRAMP_COUNT];
 	uint8_t *probe_stack[3];     /* read, write, PROBE_REFILL: see trampoline.c */
 	struct tinsn insns[TRANSLATE_MAX_INSNS]; /* scratch of the translation under way */
 	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
 	struct link no_link;
-	uint64_t blocks, flushes, invalidated, host_bytes, guest_insns;
+	uint64_t blocks, flushes, invalidated, host_bytes, guest_insns, links;
+	/* These are counted without the lock: see count_one(). */
 	uint64_t interpreted[SEM_COUNT];	 /* by enum insn_sem */
-	uint64_t misses, slow_accesses, indirect_misses, links, entry_misses, host_faults;
+	uint64_t misses, slow_accesses, indirect_misses, entry_misses, host_faults;
 };
+
+/* Several vCPUs may lose a few counts. */
+static inline void count_one(uint64_t *counter)
+{
+	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+}
 
 struct vcpu_translator { /* vcpu.translator */
 	struct translator *t;
@@ -249,8 +279,8 @@ struct xlat {
 };
 
 /* --- translator.c --- */
-void *arena_alloc(struct translator *t, unsigned size); /* zeroed, 8-byte aligned; NULL: full */
-void arena_reset(struct translator *t);
+void arena_populate(struct translator *t, uint64_t from, uint64_t len);
+void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index);
 static inline uint32_t arena_offset(const struct translator *t, const void *p)
 {
 	return (uint32_t)((const uint8_t *)p - t->arena.base);
@@ -288,7 +318,7 @@ void translator_go_inside(struct vcpu *v); /* from here until go_outside nobody 
 void translator_go_outside(struct vcpu *v);
 void translator_enter(struct vcpu *v, const struct block *b);
 bool engine_can_translate(const struct vcpu *v);
-void translator_flush(struct vcpu *v); /* vCPU thread, outside translated code */
+void translator_flush(struct vcpu *v); /* makes room; vCPU thread, outside translated code */
 static inline struct translator *translator_of(const struct vcpu *v)
 {
 	return ((struct vcpu_translator *)v->translator)->t;
@@ -307,7 +337,6 @@ bool block_is_current(struct vcpu *v, const struct block *b);
 void block_link(struct translator *t, struct link *link, struct block *to);
 /* Bytes changed: blocks made of them die. Takes the lock. */
 void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len);
-void blocks_flush(struct translator *t);
 /*
  * Groups of this block fail too often (pages of which it only reads most, tables that end at a page's end): from now on
  * each of its accesses checks for itself. Takes the lock.
@@ -315,6 +344,20 @@ void blocks_flush(struct translator *t);
 void block_ungroup(struct vcpu *v, struct block *b);
 bool is_ungrouped(const struct translator *t, const struct block *b);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
+/* For region.c, under the lock. */
+void block_remove(struct translator *t, struct block *b); /* a living one, for good */
+void link_cut(struct link *link);			   /* it leaves its target's list; its code is not touched */
+void view_put(struct translator *t, struct code_view *w);
+void view_forget_crossing(struct code_view *w, const struct block *b);
+
+/* --- region.c, under the lock --- */
+void regions_init(struct translator *t);
+/* Choose the region for a block that begins here: t->filling. False: make room first. */
+bool region_fill(struct translator *t, const struct code_view *w, unsigned offset);
+struct region *region_of_code(struct translator *t, uint32_t cache_offset); /* any thread; of hot code, or NULL */
+void regions_make_room(struct translator *t, struct vm *vm); /* all vCPUs are outside */
+/* Memory of the region being filled: zeroed, 8-byte aligned; NULL: full. */
+void *arena_alloc(struct translator *t, unsigned size);
 
 /* --- superblock.c --- */
 /* Decode the path from `offset` of the page; returns how many instructions, 0: the first cannot be decoded. */

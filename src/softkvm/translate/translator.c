@@ -18,46 +18,69 @@
 #include "softkvm/translate/fault.h"
 #include "softkvm/translate/translate.h"
 
-/* In the proportion in which kernels and programs fill them; together the most that a VM's translations take. */
-enum { CACHE_SIZE = 36 << 20, CACHE_SPLIT = 24 << 20, ARENA_SIZE = 40 << 20 };
-enum { ARENA_STEP = 1 << 20, ARENA_FIRST = 64 };
+/* Of code, in KiB; descriptions take a little more. Together the most that a VM's translations take. */
+enum { CACHE_DEFAULT = 36 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = 1 << 20 };
 
 /* --- memory --- */
 
-void *arena_alloc(struct translator *t, unsigned size)
+void arena_populate(struct translator *t, uint64_t from, uint64_t len)
 {
-	struct arena *a = &t->arena;
-	uint64_t at = a->used, *p;
-
-	size = (size + 7) & ~7u;
-	if (at + size > a->size)
-		return NULL;
-	if (at + size > a->ready) {
-		madvise(a->base + a->ready, ARENA_STEP, MADV_POPULATE_WRITE);
-		a->ready += ARENA_STEP;
-	}
-	a->used += size;
-	p = (uint64_t *)(a->base + at);
-	for (unsigned k = 0; k < size / 8; k++)
-		p[k] = 0;
-	return p;
+	madvise(t->arena.base + from, len, MADV_POPULATE_WRITE);
 }
 
-void arena_reset(struct translator *t)
+/* GUISE_CODE_CACHE in the environment: how many KiB of translated code to keep. */
+static uint64_t cache_size(void)
 {
-	t->arena.used = ARENA_FIRST; /* offset 0 means none */
+	const char *text = getenv("GUISE_CODE_CACHE");
+	uint64_t size = text ? strtoull(text, NULL, 10) : CACHE_DEFAULT;
+
+	size = size < CACHE_LEAST ? CACHE_LEAST : size > CACHE_MOST ? CACHE_MOST : size;
+	return size << 10;
 }
 
-static int arena_init(struct arena *a)
+static uint64_t order_size(const struct translator *t)
 {
-	a->base = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (a->base == MAP_FAILED) {
-		a->base = NULL;
-		return -errno;
-	}
-	a->size = ARENA_SIZE;
-	a->used = ARENA_FIRST;
+	return t->arena.size / sizeof(struct block) * sizeof(struct block *);
+}
+
+/* Zeroed, and backed when touched. */
+static void *reserve(uint64_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* Two thirds hot code, one third cold: the proportion in which kernels and programs fill them. */
+static int memory_new(struct translator *t)
+{
+	uint64_t size = cache_size(), split = size / 3 * 2 & ~4095ull;
+	int err = codecache_init(&t->cache, size, split);
+
+	if (err)
+		return err;
+	t->arena.size = (size + size / 8) & ~4095ull;
+	t->arena.base = reserve(t->arena.size);
+	t->order = reserve(order_size(t));
+	t->view_pool = reserve(VIEW_POOL * sizeof(*t->view_pool));
+	if (!t->arena.base || !t->order || !t->view_pool)
+		return -ENOMEM;
+	regions_init(t);
 	return 0;
+}
+
+static void release(void *p, uint64_t size)
+{
+	if (p)
+		munmap(p, size);
+}
+
+static void memory_free(struct translator *t)
+{
+	codecache_deinit(&t->cache);
+	release(t->arena.base, t->arena.size);
+	release(t->order, order_size(t));
+	release(t->view_pool, VIEW_POOL * sizeof(*t->view_pool));
 }
 
 /* --- the lock --- */
@@ -138,15 +161,18 @@ bool engine_can_translate(const struct vcpu *v)
 
 /* --- flushing everything --- */
 
-static void jump_caches_clear(struct vcpu *v)
+/* pc 1 in slot 0, 0 elsewhere: addresses that never index there. */
+void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index)
+{
+	cache[index] = (struct jump_cache_entry){ .pc = index == 0 };
+}
+
+static void jump_cache_clear(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
-	uint64_t *p = (uint64_t *)vt->jump_cache;
 
-	/* pc 1 in slot 0, 0 elsewhere: addresses that never index there. */
-	for (unsigned k = 0; k < JUMP_CACHE_ENTRIES * 2; k++)
-		p[k] = 0;
-	vt->jump_cache[0].pc = 1;
+	for (unsigned k = 0; k < JUMP_CACHE_ENTRIES; k++)
+		jump_cache_clear_entry(vt->jump_cache, k);
 }
 
 static struct vcpu_translator *translator_part(struct vcpu *v)
@@ -177,7 +203,7 @@ void translator_go_inside(struct vcpu *v)
 		atomic_store(&vt->inside, true);
 		if (!atomic_load(&vt->t->stopping))
 			return;
-		atomic_store(&vt->inside, false);
+		translator_go_outside(v);
 		serve(v);
 		__builtin_ia32_pause();
 	}
@@ -188,24 +214,26 @@ void translator_flush(struct vcpu *v)
 	struct translator *t = translator_of(v);
 	unsigned count = atomic_load(&v->vm->vcpu_count);
 
-	atomic_store(&translator_part(v)->inside, false);
+	translator_go_outside(v);
 	if (atomic_exchange(&t->stopping, true))
 		return; /* another vCPU is at it; translator_go_inside() waits for it */
 	for (unsigned k = 0; k < count; k++)
 		wait_until_outside(v, v->vm->vcpu[k]);
 	translator_lock(t, v);
-	blocks_flush(t);
-	for (unsigned k = 0; k < count; k++)
-		if (translator_part(v->vm->vcpu[k]))
-			jump_caches_clear(v->vm->vcpu[k]);
+	if (t->want_flush)
+		regions_make_room(t, v->vm);
+	t->want_flush = false;
 	translator_unlock(t);
 	atomic_store(&t->stopping, false);
 }
 
 /* --- running --- */
 
+/* Vector state goes to rest first: the address of its last x87 instruction may be one of translated code. */
 void translator_go_outside(struct vcpu *v)
 {
+	if (v->fpu_live)
+		fpu_leave(v);
 	atomic_store(&translator_part(v)->inside, false);
 }
 
@@ -233,10 +261,10 @@ static void interpret_some(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 
-	if (atomic_load_explicit(&vt->inside, memory_order_relaxed))
-		atomic_store(&vt->inside, false);
 	if (v->fpu_live)
 		fpu_leave(v);
+	if (atomic_load_explicit(&vt->inside, memory_order_relaxed))
+		atomic_store(&vt->inside, false);
 	interpret_block(v);
 }
 
@@ -249,7 +277,7 @@ static void copy_buffer(void **to, void *const *from)
 /* Not for us: to the run loop's own buffer, which must not be one set in the calling function. */
 __attribute__((noinline)) static _Noreturn void leave_to_outer(struct vcpu *v)
 {
-	atomic_store(&((struct vcpu_translator *)v->translator)->inside, false);
+	translator_go_outside(v);
 	copy_buffer(v->leave_buf, ((struct vcpu_translator *)v->translator)->outer);
 	__builtin_longjmp(v->leave_buf, 1);
 }
@@ -306,10 +334,7 @@ static void translate_run(struct vcpu *v, bool single)
 	if (atomic_load_explicit(&v->cont, memory_order_relaxed))
 		run_translated(v);
 	copy_buffer(v->leave_buf, ((struct vcpu_translator *)v->translator)->outer);
-	vt = (void *)v->translator;
-	atomic_store(&vt->inside, false);
-	if (v->fpu_live)
-		fpu_leave(v);
+	translator_go_outside(v);
 }
 
 /* --- set-up --- */
@@ -321,10 +346,7 @@ static void translate_vm_deinit(struct vm *vm)
 	if (!t)
 		return;
 	stats_log(t);
-	codecache_deinit(&t->cache);
-	if (t->arena.base)
-		munmap(t->arena.base, t->arena.size);
-	free(t->order);
+	memory_free(t);
 	free(t);
 	vm->engine_data = NULL;
 }
@@ -337,13 +359,9 @@ static int translate_vm_init(struct vm *vm)
 	if (!t)
 		return -ENOMEM;
 	vm->engine_data = t;
-	err = codecache_init(&t->cache, CACHE_SIZE, CACHE_SPLIT);
-	if (!err)
-		err = arena_init(&t->arena);
+	err = memory_new(t);
 	if (!err)
 		err = signals_init();
-	if (!err && !(t->order = calloc(ARENA_SIZE / sizeof(struct block), sizeof(struct block *))))
-		err = -ENOMEM;
 	if (!err && trampolines_emit(t))
 		err = -ENOMEM;
 	if (err)
@@ -375,7 +393,7 @@ static int translate_vcpu_init(struct vcpu *v)
 		return err ? err : -ENOMEM;
 	}
 	vt->t = v->vm->engine_data;
-	jump_caches_clear(v);
+	jump_cache_clear(v);
 	v->engine_hot[HOT_JUMP_CACHE] = (uintptr_t)vt->jump_cache;
 	return 0;
 }
