@@ -27,6 +27,20 @@ HARMLESS_LOG = re.compile(r"spectre|Spectre|MDS|TAA|MMIO Stale Data|RETBleed|x86
                           r"Warning: unprivileged eBPF|nmi_watchdog|failed to register.*debug|regulatory")
 
 
+def engine_label(engine):
+    """What to call an engine in results: "qemu=PATH" by its version."""
+    name, _, path = engine.partition("=")
+    if not path:
+        return name
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    return name + " " + re.search(r"version (\d+\.\d+)", version)[1]
+
+
+def engines_shown(engines):
+    """The option's value again, without places on this host."""
+    return ",".join(re.sub("=.*", "=PATH", engine) for engine in engines)
+
+
 class Failure(Exception):
     pass
 
@@ -123,8 +137,8 @@ class Vm:
     def __init__(self, guise, engine, kernel, initrd=None, append="", cpus=1, mem="512M", options=(), time_limit=300,
                  qemu_cpu="max,la57=off,smap=off", disks=(), serial=None, terminal=None, more=()):
         append = f"console=ttyS0 {append}".strip()
-        if engine == "qemu":  # QEMU 7.2 pushes a far call's return address with the kernel's rights: no SMAP
-            command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
+        if engine.split("=")[0] == "qemu":  # or qemu=PATH, another QEMU. 7.2 pushes a far call's return address with the kernel's rights: no SMAP
+            command = [engine.partition("=")[2] or "qemu-system-x86_64", "-accel", "tcg", "-cpu", qemu_cpu, "-machine", "q35",
                        "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-m", mem, "-smp", str(cpus)]
             command += ["-kernel", str(kernel), "-append", append] + (["-initrd", str(initrd)] if initrd else [])
             for disk in disks:
