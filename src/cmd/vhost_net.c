@@ -80,6 +80,7 @@ static int serve(const struct machine_net *description, struct vhost_serve_confi
 		return STATUS_FAILED;
 	}
 	config->n_rings = 2 * net_config.n_pairs;
+	config->queue_num = net_config.n_pairs;
 	config->max_ring_size = VIRTQ_MAX_SIZE;
 	config->withheld = withheld;
 	config->protocol = 1ull << VHOST_USER_PROTOCOL_F_MTU | 1ull << VHOST_USER_PROTOCOL_F_RARP;

@@ -110,7 +110,7 @@ static int nothing_to_do(struct vhost_backend *b, struct vhost_user_message *m, 
 
 static int get_queue_num(struct vhost_backend *b, struct vhost_user_message *m, struct vhost_user_message *reply)
 {
-	reply->u64 = b->config.n_rings;
+	reply->u64 = b->config.queue_num ? b->config.queue_num : b->config.n_rings;
 	return 0;
 }
 

@@ -79,6 +79,7 @@ struct vhost_backend_config {
 	uint64_t protocol;	/* protocol features that the ops serve beyond those that are always there: CONFIG, MTU, RARP,
 				   INFLIGHT_SHMFD */
 	unsigned n_rings;	/* 1..VHOST_BACKEND_MAX_RINGS */
+	unsigned queue_num;	/* the answer to GET_QUEUE_NUM: a network card's front ends count pairs; 0: n_rings */
 	uint32_t max_ring_size; /* 1..VIRTQ_MAX_SIZE */
 	struct memory *memory;	/* initialised, empty; filled here. Outlives the back end. */
 	struct vhost_socket_config socket;

@@ -238,6 +238,7 @@ int vhost_serve_new(struct loop *loop, struct virtio_device *device, const struc
 		.features = device->offered & ~(config->withheld | 1ull << RING_RESET), /* SET_VRING_* do that */
 		.protocol = config->protocol,
 		.n_rings = config->n_rings,
+		.queue_num = config->queue_num,
 		.max_ring_size = config->max_ring_size,
 		.memory = device->dma.mem,
 		.socket = config->socket,

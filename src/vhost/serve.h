@@ -14,6 +14,7 @@ struct vhost_serve;
 struct vhost_serve_config {
 	const char *name;	/* begins messages; outlives the device */
 	unsigned n_rings;	/* of the device's queues, from the first on */
+	unsigned queue_num;	/* as in vhost_backend_config */
 	uint32_t max_ring_size;
 	uint64_t withheld;	/* feature bits that the front end does itself, or that make no sense without it */
 	uint64_t protocol;	/* as in vhost_backend_config */
