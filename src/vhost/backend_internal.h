@@ -15,6 +15,8 @@ enum { SEND_TIMEOUT_MS = 5000, MISS_TIMEOUT_MS = 5000, MAX_LOGGED_REFUSALS = 32 
 struct region {
 	struct vhost_user_region wire;
 	struct shared_map map;
+	unsigned count;	  /* how often it was added */
+	uint64_t device, inode;	/* of its file */
 };
 
 /* A ring, with what the front end has said so far. */

@@ -4,6 +4,9 @@
  * for each at its guest address; unless ACCESS_PLATFORM is negotiated: then descriptors hold IOVAs, the slots are the
  * IOTLB's, and regions are only where user addresses lead.
  *
+ * A region that is there already, with all its addresses and the same file, may be added again, and is gone when it was removed as
+ * often: QEMU up to 7.2 sends ADD_MEM_REG and REM_MEM_REG for each queue pair of a network card.
+ *
  * A change of the table takes effect while no ring is served, and all at once: what is refused leaves the old table standing.
  */
 #include <errno.h>
@@ -11,6 +14,7 @@
 #include <linux/virtio_config.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "vhost/backend_internal.h"
 
@@ -58,6 +62,7 @@ static int check_overlap(struct vhost_backend *b, const struct vhost_user_region
 static int region_new(struct vhost_backend *b, const struct vhost_user_region *wire, int fd, struct region *const *others,
 		      unsigned n, struct region **out)
 {
+	struct stat st;
 	struct region *r;
 	int err = check_region(b, wire);
 
@@ -74,6 +79,11 @@ static int region_new(struct vhost_backend *b, const struct vhost_user_region *w
 		free(r);
 		return refuse(b, "mmap offset 0x%" PRIx64 " size 0x%" PRIx64 ": %s", wire->mmap_offset, wire->size,
 			      err == -ENXIO ? "the file ends before" : strerror(-err));
+	}
+	r->count = 1;
+	if (!fstat(fd, &st)) {
+		r->device = st.st_dev;
+		r->inode = st.st_ino;
 	}
 	*out = r;
 	return 0;
@@ -167,12 +177,36 @@ int get_max_mem_slots(struct vhost_backend *b, struct vhost_user_message *m, str
 	return 0;
 }
 
+static bool same_region(const struct vhost_user_region *a, const struct vhost_user_region *b)
+{
+	return a->guest_address == b->guest_address && a->user_address == b->user_address && a->size == b->size;
+}
+
+static struct region *added_before(struct vhost_backend *b, const struct vhost_user_region *wire, int fd)
+{
+	struct stat st;
+
+	for (unsigned k = 0; k < b->n_regions; k++) {
+		struct region *r = b->region[k];
+
+		if (same_region(&r->wire, wire) && r->wire.mmap_offset == wire->mmap_offset && !fstat(fd, &st) &&
+		    r->device == st.st_dev && r->inode == st.st_ino)
+			return r;
+	}
+	return NULL;
+}
+
 int add_mem_reg(struct vhost_backend *b, struct vhost_user_message *m, struct vhost_user_message *reply)
 {
 	struct vhost_user_region wire = m->single.region;
 	struct region *r;
 	int err;
 
+	r = added_before(b, &wire, m->fd[0]);
+	if (r) {
+		r->count++;
+		return 0;
+	}
 	if (b->n_regions == VHOST_BACKEND_MAX_SLOTS)
 		return refuse(b, "region at guest address 0x%" PRIx64 ": there are %u already", wire.guest_address, b->n_regions);
 	err = region_new(b, &wire, m->fd[0], b->region, b->n_regions, &r);
@@ -186,11 +220,6 @@ int add_mem_reg(struct vhost_backend *b, struct vhost_user_message *m, struct vh
 	return rings_start(b);
 }
 
-static bool same_region(const struct vhost_user_region *a, const struct vhost_user_region *b)
-{
-	return a->guest_address == b->guest_address && a->user_address == b->user_address && a->size == b->size;
-}
-
 int rem_mem_reg(struct vhost_backend *b, struct vhost_user_message *m, struct vhost_user_message *reply)
 {
 	struct vhost_user_region wire = m->single.region;
@@ -202,6 +231,8 @@ int rem_mem_reg(struct vhost_backend *b, struct vhost_user_message *m, struct vh
 	if (at == b->n_regions)
 		return refuse(b, "guest address 0x%" PRIx64 " user address 0x%" PRIx64 " size 0x%" PRIx64 ": no such region",
 			      wire.guest_address, wire.user_address, wire.size);
+	if (--b->region[at]->count)
+		return 0;
 	rings_pause(b);
 	region_free(b->region[at]);
 	memmove(&b->region[at], &b->region[at + 1], (b->n_regions - at - 1) * sizeof(b->region[0]));

@@ -26,6 +26,7 @@
 
 #include "base/log.h"
 #include "vhost/backend_internal.h"
+#include "vhost/restore.h"
 
 static struct ring *ring_of(struct vhost_backend_ring *face)
 {
@@ -413,6 +414,30 @@ int set_vring_enable(struct vhost_backend *b, struct vhost_user_message *m, stru
 
 /* --- for the owner --- */
 
+/*
+ * A packed ring whose device died without a word is often handed over with the base it had at first: the front end has no used
+ * index to read. The ring knows better: if its entry at that base was used in this very lap, or the base is that of a new
+ * ring and the ring is not new, what the ring says counts.
+ */
+static uint32_t believable_base(struct vhost_backend *b, const struct ring *r, const struct virtq *q, uint32_t base)
+{
+	const uint16_t both = 1 << VRING_PACKED_DESC_F_AVAIL | 1 << VRING_PACKED_DESC_F_USED;
+	const struct vring_packed_desc *entry = &q->ring[base & 0x7fff];
+	bool was_used;
+	uint32_t restored;
+
+	if (!is_packed(b))
+		return base;
+	was_used = (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & both) == (base & 0x8000 ? both : 0) &&
+		   __atomic_load_n(&entry->addr, __ATOMIC_RELAXED); /* 0: the driver has not come here yet */
+	if (base != virtq_fresh_base(VIRTQ_PACKED) && !was_used)
+		return base;
+	restored = vhost_restore_base(&r->config, q->desc, q->avail, q->used);
+	if (restored != base)
+		log_info("%s: ring %u goes on at 0x%x, where it stands, not at 0x%x", b->config.name, r->face.index, restored, base);
+	return restored;
+}
+
 int vhost_backend_open(struct vhost_backend_ring *face, struct virtq *q)
 {
 	struct ring *r = ring_of(face);
@@ -427,7 +452,11 @@ int vhost_backend_open(struct vhost_backend_ring *face, struct virtq *q)
 	if (virtq_mend_base(q))
 		log_info("%s: ring %u begins where the driver has long been: going on at its used index", b->config.name, face->index);
 	region = inflight_region(b, r);
-	if (region && (err = virtq_inflight_start(&r->inflight, q, region)))
+	if (region)
+		err = virtq_inflight_start(&r->inflight, q, region);
+	else
+		err = virtq_start(q, b->config.memory, &r->config, believable_base(b, r, q, whole_base(b, r->base)));
+	if (err)
 		return err;
 	r->opened_base = virtq_stop(q);
 	return 0;

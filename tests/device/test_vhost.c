@@ -304,6 +304,49 @@ static void memory_by_single_regions(void **state)
 	next_one_is_served(b);
 }
 
+/* QEMU 7.2 adds and removes each region once for each queue pair. */
+static void region_twice(void **state)
+{
+	struct back *b = *state;
+	struct front *f = &b->front;
+	struct vhost_user_message m;
+
+	fe_negotiate(f, 0, ALL_PROTOCOL);
+	fe_make_rings(f, SIZE);
+	for (unsigned k = 0; k < 2; k++) {
+		fe_message(&m, VHOST_USER_ADD_MEM_REG);
+		m.single.region = (struct vhost_user_region){ FRONT_GPA, FRONT_RAM, FRONT_USER, 0 };
+		m.n_fds = 1;
+		m.fd[0] = f->ram_fd;
+		assert_int_equal(fe_ack(f, &m), 0);
+	}
+	fe_start_ring(f, 0, 0);
+	read_sector(f, 0, 4);
+	m.request = VHOST_USER_REM_MEM_REG;
+	m.n_fds = 0;
+	assert_int_equal(fe_ack(f, &m), 0);
+	read_sector(f, 0, 5);
+	assert_int_equal(fe_ack(f, &m), 0); /* gone, and the ring waits for memory */
+	assert_int_not_equal(fe_ack(f, &m), 0); /* there is no such region any more */
+}
+
+/* A front end that does not know where a packed ring stood says 0; the ring knows. */
+static void packed_ring_knows_its_place(void **state)
+{
+	struct back *b = *state;
+	struct front *f = again(b, BIT(VIRTIO_F_RING_PACKED));
+	struct vhost_user_message m;
+
+	fe_start(f, SIZE);
+	for (uint32_t laps = 0; laps < 12; laps++) {
+		for (uint32_t k = 0; k < 11 + laps * 3; k++)
+			read_sector(f, 0, k);
+		f = again(b, BIT(VIRTIO_F_RING_PACKED));
+		assert_int_equal(fe_ack(f, fe_mem_table(f, &m)), 0);
+		fe_start_ring(f, 0, virtq_fresh_base(VIRTQ_PACKED));
+	}
+}
+
 static void many_regions(void **state)
 {
 	struct back *b = *state;
@@ -515,7 +558,7 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start_back, stop_back)
 		TEST(negotiation_and_config), TEST(acknowledgements_only_when_asked), TEST(split_reads), TEST(split_event_idx_reads),
 		TEST(packed_reads), TEST(any_order), TEST(without_protocol_features_rings_are_enabled), TEST(disabled_means_no_effect),
-		TEST(polled_without_kick), TEST(memory_by_single_regions), TEST(many_regions), TEST(reset_forgets_rings), TEST(dirty_log),
+		TEST(polled_without_kick), TEST(memory_by_single_regions), TEST(region_twice), TEST(packed_ring_knows_its_place), TEST(many_regions), TEST(reset_forgets_rings), TEST(dirty_log),
 		TEST(inflight_buffer), TEST(iotlb),
 	};
 

@@ -260,4 +260,5 @@ def test():
         CASES[kind](guise, kernel, vm.make_initrd(scratch / "initrd", files), scratch, case)
 
 
-vm.main(test)
+if __name__ == "__main__":
+    vm.main(test)
