@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * What all vhost-served devices have: a link, the hand-over of a queue at DRIVER_OK, and a thread for what the
- * transport cannot deliver itself.
+ * What all vhost-served devices have: a link, the hand-over of a queue at DRIVER_OK, and a thread for what
+ * the transport cannot deliver itself.
  *
- * A queue's kick eventfd is the one that the doorbell signals, its call eventfd the one that the transport turns into interrupts,
- * so neither passes through this process while all goes well. While a vector is masked, or interrupts are INTx or
- * those of virtio-mmio, the transport has us watch the call eventfd and tell it.
+ * A queue's kick eventfd is the one that the doorbell signals, its call eventfd the one that the transport
+ * turns into interrupts, so neither passes through this process while all goes well. While a vector is
+ * masked, or interrupts are INTx or those of virtio-mmio, the transport has us watch the call eventfd and
+ * tell it.
  *
- * The core has checked each queue's addresses when start() runs (virtq_start()); the ring itself is the back end's to
- * distrust.
+ * The core has checked each queue's addresses when start() runs (virtq_start()); the ring itself is the back
+ * end's to distrust.
  */
 #include "devices/vhost_internal.h"
 
@@ -27,8 +28,9 @@ enum { PATIENCE_MS = 1000 }; /* until it is said that a back end is waited for *
 
 uint64_t served_ring_features(const struct served_config *config)
 {
-	return 1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX | 1ull << VIRTIO_F_VERSION_1 |
-	       1ull << VIRTIO_F_IN_ORDER | 1ull << VIRTIO_F_ORDER_PLATFORM | (config->packed ? 1ull << VIRTIO_F_RING_PACKED : 0);
+	return 1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX |
+	       1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_IN_ORDER | 1ull << VIRTIO_F_ORDER_PLATFORM |
+	       (config->packed ? 1ull << VIRTIO_F_RING_PACKED : 0);
 }
 
 /* --- calls that come through us --- */
@@ -60,8 +62,11 @@ static void *run(void *opaque)
 
 static struct vhost_ring ring_of(const struct virtio_queue *q)
 {
-	return (struct vhost_ring){.config = q->config, .base = virtq_fresh_base(q->config.options), .kick_fd = q->kick_fd,
-				   .call_fd = q->call_fd, .err_fd = -1};
+	return (struct vhost_ring){.config = q->config,
+				   .base = virtq_fresh_base(q->config.options),
+				   .kick_fd = q->kick_fd,
+				   .call_fd = q->call_fd,
+				   .err_fd = -1};
 }
 
 int served_start(struct served *s)
@@ -114,7 +119,8 @@ void served_refuse(const struct served_config *config)
 		config->kernel->ops->close(config->kernel);
 }
 
-int served_connect(struct served *s, const struct served_config *config, struct vhost_link_config *link, char *why, unsigned why_size)
+int served_connect(struct served *s, const struct served_config *config, struct vhost_link_config *link,
+		   char *why, unsigned why_size)
 {
 	int err;
 
@@ -130,7 +136,8 @@ int served_connect(struct served *s, const struct served_config *config, struct 
 	if (err)
 		return err;
 	if (vhost_link_wait(s->link, PATIENCE_MS)) {
-		log_info("%s: waiting for a vhost-user back end %s %s", config->owner, config->server ? "to connect to" : "at", config->path);
+		log_info("%s: waiting for a vhost-user back end %s %s", config->owner,
+			 config->server ? "to connect to" : "at", config->path);
 		vhost_link_wait(s->link, -1);
 	}
 	return 0;
@@ -144,13 +151,14 @@ static int open_calls(struct served *s)
 		struct virtio_queue *q = &s->device.queue[k];
 
 		q->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		err = q->call_fd < 0 ? -errno : loop_add(s->loop, q->call_fd, EPOLLIN, call_ready, q, &s->call[k]);
+		err = q->call_fd < 0 ? -errno
+				     : loop_add(s->loop, q->call_fd, EPOLLIN, call_ready, q, &s->call[k]);
 	}
 	return err;
 }
 
-int served_init(struct served *s, const struct virtio_type *type, const struct dma *dma, uint64_t own, const uint16_t *sizes,
-		unsigned n_queues)
+int served_init(struct served *s, const struct virtio_type *type, const struct dma *dma, uint64_t own,
+		const uint16_t *sizes, unsigned n_queues)
 {
 	struct vhost_link_info info;
 	int err = virtio_device_init(&s->device, type, s, dma, 0, sizes, n_queues);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A disk that a vhost-user back end keeps (virtio 1.3, 5.2). Its configuration space is the back end's, but for the number
- * of queues, which is how many of them the machine has. A crashed back end's requests are taken up by its successor.
+ * A disk that a vhost-user back end keeps (virtio 1.3, 5.2). Its configuration space is the back end's, but
+ * for the number of queues, which is how many of them the machine has. A crashed back end's requests are
+ * taken up by its successor.
  */
 #include <errno.h>
 #include <linux/virtio_blk.h>
@@ -21,9 +22,10 @@ struct vhost_blk {
 };
 
 static const uint64_t blk_features =
-	1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_GEOMETRY | 1ull << VIRTIO_BLK_F_RO |
-	1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE |
-	1ull << VIRTIO_BLK_F_MQ | 1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+    1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_GEOMETRY |
+    1ull << VIRTIO_BLK_F_RO | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
+    1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE | 1ull << VIRTIO_BLK_F_MQ |
+    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 
 static int start(void *opaque)
 {
@@ -49,21 +51,22 @@ static void write_config(void *opaque, uint32_t offset, const void *data, unsign
 {
 	struct vhost_blk *blk = opaque;
 
-	if (offset == offsetof(struct virtio_blk_config, wce) && size == 1 && virtio_has(&blk->served.device, VIRTIO_BLK_F_CONFIG_WCE))
+	if (offset == offsetof(struct virtio_blk_config, wce) && size == 1 &&
+	    virtio_has(&blk->served.device, VIRTIO_BLK_F_CONFIG_WCE))
 		vhost_link_write_config(blk->served.link, offset, data, size);
 }
 
 static const struct virtio_type blk_type = {
-	.name = "vhost-blk",
-	.id = 2,
-	.config_size = CONFIG_SIZE,
-	.start = start,
-	.stop = stop,
-	.read_config = read_config,
-	.write_config = write_config,
-	.stop_queue = served_halt_queue,
-	.start_queue = served_start_queue,
-	.watch_calls = served_watch_calls,
+    .name = "vhost-blk",
+    .id = 2,
+    .config_size = CONFIG_SIZE,
+    .start = start,
+    .stop = stop,
+    .read_config = read_config,
+    .write_config = write_config,
+    .stop_queue = served_halt_queue,
+    .start_queue = served_start_queue,
+    .watch_calls = served_watch_calls,
 };
 
 /* The back end's disk may have grown. */
@@ -89,13 +92,15 @@ static unsigned most_queues(struct vhost_blk *blk)
 
 	vhost_link_info(blk->served.link, &info);
 	if (info.features >> VIRTIO_BLK_F_MQ & 1)
-		vhost_link_read_config(blk->served.link, offsetof(struct virtio_blk_config, num_queues), &most, sizeof(most));
+		vhost_link_read_config(blk->served.link, offsetof(struct virtio_blk_config, num_queues),
+				       &most, sizeof(most));
 	if (most > info.max_rings)
 		most = (uint16_t)info.max_rings;
 	return most > MAX_QUEUES ? MAX_QUEUES : most ? most : 1;
 }
 
-static int count_queues(struct vhost_blk *blk, const struct served_config *config, char *why, unsigned why_size)
+static int count_queues(struct vhost_blk *blk, const struct served_config *config, char *why,
+			unsigned why_size)
 {
 	unsigned most = most_queues(blk), n = config->n_queues;
 
@@ -109,15 +114,16 @@ static int count_queues(struct vhost_blk *blk, const struct served_config *confi
 	return 0;
 }
 
-int vhost_blk_new(const struct served_config *config, const struct dma *dma, struct served **served, char *why, unsigned why_size)
+int vhost_blk_new(const struct served_config *config, const struct dma *dma, struct served **served,
+		  char *why, unsigned why_size)
 {
 	struct vhost_link_config link = {
-		.device_id = 2,
-		.features = blk_features | served_ring_features(config),
-		.n_rings = MAX_QUEUES,
-		.config_size = CONFIG_SIZE,
-		.inflight = true,
-		.events = &events,
+	    .device_id = 2,
+	    .features = blk_features | served_ring_features(config),
+	    .n_rings = MAX_QUEUES,
+	    .config_size = CONFIG_SIZE,
+	    .inflight = true,
+	    .events = &events,
 	};
 	struct vhost_blk *blk = calloc(1, sizeof(*blk));
 	uint16_t sizes[MAX_QUEUES];

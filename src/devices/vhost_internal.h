@@ -16,7 +16,7 @@ struct served {
 	pthread_t thread;
 	bool is_running;
 	struct loop_source *call[VIRTIO_MAX_QUEUES];
-	bool is_ours[VIRTIO_MAX_QUEUES]; /* not handed over; set before served_start() */
+	bool is_ours[VIRTIO_MAX_QUEUES];     /* not handed over; set before served_start() */
 	void (*free)(struct served *served); /* the kind's */
 };
 
@@ -25,11 +25,13 @@ uint64_t served_ring_features(const struct served_config *config);
 
 /* Before a link could be made: what the device would have taken over ends. */
 void served_refuse(const struct served_config *config);
-/* Begin the link of a kind; waits for the first connection. config->events and the rest of `link` are the kind's. */
-int served_connect(struct served *s, const struct served_config *config, struct vhost_link_config *link, char *why, unsigned why_size);
+/* Begin the link of a kind; waits for the first connection. config->events and the rest of `link` are the
+ * kind's. */
+int served_connect(struct served *s, const struct served_config *config, struct vhost_link_config *link,
+		   char *why, unsigned why_size);
 /* Then make the virtio device: `own` bits are offered beside what the back end offers. */
-int served_init(struct served *s, const struct virtio_type *type, const struct dma *dma, uint64_t own, const uint16_t *sizes,
-		unsigned n_queues);
+int served_init(struct served *s, const struct virtio_type *type, const struct dma *dma, uint64_t own,
+		const uint16_t *sizes, unsigned n_queues);
 
 /* For struct virtio_type. */
 int served_start(struct served *s);

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A network card whose packets a vhost-user back end or the kernel moves (virtio 1.3, 5.1). The queue pairs are handed over, the
- * control queue and the configuration space stay here: MAC address, MTU, link state, announcements, the number of active pairs.
+ * A network card whose packets a vhost-user back end or the kernel moves (virtio 1.3, 5.1). The queue pairs
+ * are handed over, the control queue and the configuration space stay here: MAC address, MTU, link state,
+ * announcements, the number of active pairs.
  *
- * Without a back end the card has no carrier. When one comes again, a driver that can announce itself is asked to; for
- * others the back end is (RARP). Receive filtering (CTRL_RX) is accepted and left to the driver, which gets everything: the back
- * end has no message for it.
+ * Without a back end the card has no carrier. When one comes again, a driver that can announce itself is
+ * asked to; for others the back end is (RARP). Receive filtering (CTRL_RX) is accepted and left to the
+ * driver, which gets everything: the back end has no message for it.
  */
 #include <errno.h>
 #include <linux/virtio_net.h>
@@ -28,16 +29,17 @@ struct vhost_net {
 
 /* For the back end to have or not. */
 static const uint64_t net_features =
-	1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_MTU | 1ull << VIRTIO_NET_F_GUEST_TSO4 |
-	1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN | 1ull << VIRTIO_NET_F_GUEST_UFO |
-	1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 | 1ull << VIRTIO_NET_F_HOST_ECN |
-	1ull << VIRTIO_NET_F_HOST_UFO | 1ull << VIRTIO_NET_F_MRG_RXBUF | 1ull << VIRTIO_NET_F_MQ | 1ull << VIRTIO_NET_F_CTRL_VQ |
-	1ull << VIRTIO_NET_F_CTRL_RX | 1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
+    1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_MTU |
+    1ull << VIRTIO_NET_F_GUEST_TSO4 | 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN |
+    1ull << VIRTIO_NET_F_GUEST_UFO | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 |
+    1ull << VIRTIO_NET_F_HOST_ECN | 1ull << VIRTIO_NET_F_HOST_UFO | 1ull << VIRTIO_NET_F_MRG_RXBUF |
+    1ull << VIRTIO_NET_F_MQ | 1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_CTRL_RX |
+    1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
 
 /* Ours, whatever the back end says. */
-static const uint64_t own_features = 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS | 1ull << VIRTIO_NET_F_CTRL_VQ |
-				     1ull << VIRTIO_NET_F_CTRL_RX | 1ull << VIRTIO_NET_F_CTRL_MAC_ADDR |
-				     1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
+static const uint64_t own_features = 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS |
+				     1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_CTRL_RX |
+				     1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
 
 static struct vhost_net *net_of(void *opaque)
 {
@@ -68,7 +70,8 @@ static bool set_pairs(struct vhost_net *net, uint8_t command, const uint8_t *dat
 	    !virtio_has(&net->served.device, VIRTIO_NET_F_MQ))
 		return false;
 	for (unsigned k = 0; k < 2 * net->n_pairs; k++)
-		if (net->served.device.queue[k].enabled && vhost_link_enable(net->served.link, k, k < 2 * pairs) == -EIO)
+		if (net->served.device.queue[k].enabled &&
+		    vhost_link_enable(net->served.link, k, k < 2 * pairs) == -EIO)
 			return false;
 	return true;
 }
@@ -156,15 +159,15 @@ static void read_config(void *opaque, uint32_t offset, void *data, unsigned size
 }
 
 static const struct virtio_type net_type = {
-	.name = "vhost-net",
-	.id = 1,
-	.config_size = offsetof(struct virtio_net_config, speed),
-	.start = start,
-	.stop = stop,
-	.read_config = read_config,
-	.stop_queue = served_halt_queue,
-	.start_queue = served_start_queue,
-	.watch_calls = served_watch_calls,
+    .name = "vhost-net",
+    .id = 1,
+    .config_size = offsetof(struct virtio_net_config, speed),
+    .start = start,
+    .stop = stop,
+    .read_config = read_config,
+    .stop_queue = served_halt_queue,
+    .start_queue = served_start_queue,
+    .watch_calls = served_watch_calls,
 };
 
 static void tell(struct vhost_net *net)
@@ -191,7 +194,11 @@ static void connected(void *opaque)
 	bool is_driver_there = virtio_get_status(&net->served.device); /* so a transport is, too */
 
 	vhost_link_info(net->served.link, &info);
-	change_status(net, VIRTIO_NET_S_LINK_UP | (is_driver_there && info.connections > 1 && can_announce(net) ? VIRTIO_NET_S_ANNOUNCE : 0), 0);
+	change_status(
+	    net,
+	    VIRTIO_NET_S_LINK_UP |
+		(is_driver_there && info.connections > 1 && can_announce(net) ? VIRTIO_NET_S_ANNOUNCE : 0),
+	    0);
 	tell(net);
 }
 
@@ -213,15 +220,18 @@ static void net_free_served(struct served *s)
 
 /* --- set-up --- */
 
-static int check_pairs(struct vhost_net *net, const struct served_config *config, char *why, unsigned why_size)
+static int check_pairs(struct vhost_net *net, const struct served_config *config, char *why,
+		       unsigned why_size)
 {
 	struct vhost_link_info info;
 
 	vhost_link_info(net->served.link, &info);
 	if (2 * net->n_pairs > info.max_rings && info.max_rings >= 2)
-		snprintf(why, why_size, "%u queue pairs: the back end serves %u", net->n_pairs, info.max_rings / 2);
+		snprintf(why, why_size, "%u queue pairs: the back end serves %u", net->n_pairs,
+			 info.max_rings / 2);
 	else if (net->n_pairs > 1 && !(info.features >> VIRTIO_NET_F_MQ & 1))
-		snprintf(why, why_size, "%u queue pairs: the back end does not offer VIRTIO_NET_F_MQ", net->n_pairs);
+		snprintf(why, why_size, "%u queue pairs: the back end does not offer VIRTIO_NET_F_MQ",
+			 net->n_pairs);
 	else
 		return 0;
 	return -EINVAL;
@@ -245,15 +255,16 @@ static int init(struct vhost_net *net, const struct served_config *config, const
 	return 0;
 }
 
-int vhost_net_new(const struct served_config *config, const struct dma *dma, struct served **served, char *why, unsigned why_size)
+int vhost_net_new(const struct served_config *config, const struct dma *dma, struct served **served,
+		  char *why, unsigned why_size)
 {
 	struct vhost_link_config link = {
-		.device_id = 1,
-		.features = net_features | served_ring_features(config),
-		.n_rings = 2 * config->n_queues + 1,
-		.has_mac = true,
-		.mtu = config->mtu,
-		.events = &events,
+	    .device_id = 1,
+	    .features = net_features | served_ring_features(config),
+	    .n_rings = 2 * config->n_queues + 1,
+	    .has_mac = true,
+	    .mtu = config->mtu,
+	    .events = &events,
 	};
 	struct vhost_net *net = calloc(1, sizeof(*net));
 	int err = !net ? -ENOMEM : !config->n_queues || config->n_queues > NET_MAX_PAIRS ? -EINVAL : 0;
@@ -267,7 +278,8 @@ int vhost_net_new(const struct served_config *config, const struct dma *dma, str
 	net->served.free = net_free_served;
 	pthread_mutex_init(&net->lock, NULL);
 	net->n_pairs = config->n_queues;
-	net->config = (struct virtio_net_config){.max_virtqueue_pairs = (uint16_t)config->n_queues, .mtu = config->mtu};
+	net->config =
+	    (struct virtio_net_config){.max_virtqueue_pairs = (uint16_t)config->n_queues, .mtu = config->mtu};
 	net->config.status = config->kernel ? VIRTIO_NET_S_LINK_UP : 0;
 	memcpy(net->config.mac, config->mac, 6);
 	memcpy(link.mac, config->mac, 6);

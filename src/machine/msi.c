@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * MSI routes: eventfds that others signal, turned into interrupts by the CPU engine without this process (KVM_IRQFD on a
- * GSI that is routed to a message). GSIs from FIRST_ROUTE on are given out here; those below are the interrupt
- * controllers' pins, which a routing table must name as well, because setting one replaces the whole.
+ * MSI routes: eventfds that others signal, turned into interrupts by the CPU engine without this process
+ * (KVM_IRQFD on a GSI that is routed to a message). GSIs from FIRST_ROUTE on are given out here; those below
+ * are the interrupt controllers' pins, which a routing table must name as well, because setting one replaces
+ * the whole.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -34,7 +35,8 @@ static void add_pins(struct kvm_irq_routing *table)
 /* Tell the engine of all routes. msi_lock held. */
 static int publish(struct machine *m)
 {
-	struct kvm_irq_routing *table = calloc(1, sizeof(*table) + (MAX_PINS + MACHINE_MSI_ROUTES) * sizeof(table->entries[0]));
+	struct kvm_irq_routing *table =
+	    calloc(1, sizeof(*table) + (MAX_PINS + MACHINE_MSI_ROUTES) * sizeof(table->entries[0]));
 	int err;
 
 	if (!table)
@@ -68,7 +70,8 @@ static struct msi_route *find(struct machine *m, bool is_used, int fd)
 
 static int attach(struct machine *m, const struct msi_route *r, bool on)
 {
-	struct kvm_irqfd irqfd = {.fd = (uint32_t)r->fd, .gsi = FIRST_ROUTE + (uint32_t)(r - m->msi_route),
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)r->fd,
+				  .gsi = FIRST_ROUTE + (uint32_t)(r - m->msi_route),
 				  .flags = on ? 0 : KVM_IRQFD_FLAG_DEASSIGN};
 
 	return kvm_vm_irqfd(m->vm, &irqfd);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The vhost-user front end: a session's requests. Waiting, refusals and the back end's own requests are frontend_wire.c's.
+ * The vhost-user front end: a session's requests. Waiting, refusals and the back end's own requests are
+ * frontend_wire.c's.
  *
- * Order, as the specification and the peers that are strict about it want it: GET_FEATURES, protocol features, SET_OWNER, then
- * what those allow (number of queues, memory slots, back end's channel), all in vhost_frontend_open(); features and memory before rings;
- * of a ring its size, base, addresses, then the descriptors, the kick last, because it starts the ring.
+ * Order, as the specification and the peers that are strict about it want it: GET_FEATURES, protocol
+ * features, SET_OWNER, then what those allow (number of queues, memory slots, back end's channel), all in
+ * vhost_frontend_open(); features and memory before rings; of a ring its size, base, addresses, then the
+ * descriptors, the kick last, because it starts the ring.
  *
  * Feature bit 30 (protocol features) belongs to this file: nobody above sees it.
  */
@@ -25,8 +27,9 @@
 #include "vhost/regions.h"
 
 #define P(name) (1ull << VHOST_USER_PROTOCOL_F_##name)
-static const uint64_t known_protocol_features = P(MQ) | P(LOG_SHMFD) | P(RARP) | P(REPLY_ACK) | P(MTU) | P(BACKEND_REQ) | P(CONFIG) |
-						P(INFLIGHT_SHMFD) | P(RESET_DEVICE) | P(CONFIGURE_MEM_SLOTS) | P(STATUS);
+static const uint64_t known_protocol_features = P(MQ) | P(LOG_SHMFD) | P(RARP) | P(REPLY_ACK) | P(MTU) |
+						P(BACKEND_REQ) | P(CONFIG) | P(INFLIGHT_SHMFD) |
+						P(RESET_DEVICE) | P(CONFIGURE_MEM_SLOTS) | P(STATUS);
 
 static struct frontend *frontend_of(const struct vhost *v)
 {
@@ -90,7 +93,9 @@ static int settle(struct frontend *f)
 {
 	uint64_t ignored;
 
-	return frontend_has(f, VHOST_USER_PROTOCOL_F_REPLY_ACK) ? 0 : ask_u64(f, VHOST_USER_GET_FEATURES, &ignored);
+	return frontend_has(f, VHOST_USER_PROTOCOL_F_REPLY_ACK)
+		   ? 0
+		   : ask_u64(f, VHOST_USER_GET_FEATURES, &ignored);
 }
 
 static int refuse(const struct frontend *f, int err, const char *what)
@@ -109,8 +114,9 @@ static int get_features(struct vhost *v, uint64_t *features)
 
 static int send_features(struct frontend *f)
 {
-	return say_u64(f, VHOST_USER_SET_FEATURES, f->features | (f->offered & VHOST_USER_F_PROTOCOL_FEATURES_BIT) |
-						   (f->is_logging ? 1ull << VHOST_F_LOG_ALL : 0));
+	return say_u64(f, VHOST_USER_SET_FEATURES,
+		       f->features | (f->offered & VHOST_USER_F_PROTOCOL_FEATURES_BIT) |
+			   (f->is_logging ? 1ull << VHOST_F_LOG_ALL : 0));
 }
 
 static int set_features(struct vhost *v, uint64_t features)
@@ -199,9 +205,13 @@ static int send_changes(struct frontend *f, const struct vhost_region *region, u
 	int err = 0;
 
 	for (unsigned k = 0; k < f->n_regions && !err; k++)
-		err = is_among(&f->region[k], region, n) ? 0 : say_region(f, VHOST_USER_REM_MEM_REG, &f->region[k]);
+		err = is_among(&f->region[k], region, n)
+			  ? 0
+			  : say_region(f, VHOST_USER_REM_MEM_REG, &f->region[k]);
 	for (unsigned k = 0; k < n && !err; k++)
-		err = is_among(&region[k], f->region, f->n_regions) ? 0 : say_region(f, VHOST_USER_ADD_MEM_REG, &region[k]);
+		err = is_among(&region[k], f->region, f->n_regions)
+			  ? 0
+			  : say_region(f, VHOST_USER_ADD_MEM_REG, &region[k]);
 	return err;
 }
 
@@ -212,10 +222,12 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 	int err;
 
 	if (n > f->max_regions || n > VHOST_MAX_REGIONS) {
-		snprintf(what, sizeof(what), "memory of %u regions: the back end takes %u", n, f->max_regions);
+		snprintf(what, sizeof(what), "memory of %u regions: the back end takes %u", n,
+			 f->max_regions);
 		return refuse(f, -E2BIG, what);
 	}
-	err = frontend_has(f, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) ? send_changes(f, region, n) : send_table(f, region, n);
+	err = frontend_has(f, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS) ? send_changes(f, region, n)
+									 : send_table(f, region, n);
 	if (!err)
 		err = settle(f);
 	if (err)
@@ -235,7 +247,8 @@ static int send_addresses(struct frontend *f, unsigned index)
 	int err;
 
 	vhost_user_request_init(&m, VHOST_USER_FRONT_END, VHOST_USER_SET_VRING_ADDR);
-	err = vhost_ring_addresses(f->region, f->n_regions, index, &f->ring[index].config, iova, f->is_logging, &addr);
+	err = vhost_ring_addresses(f->region, f->n_regions, index, &f->ring[index].config, iova,
+				   f->is_logging, &addr);
 	if (err)
 		return refuse(f, err, "a ring lies outside the memory");
 	m.addr = addr;
@@ -259,7 +272,8 @@ static int start_ring(struct vhost *v, unsigned index, const struct vhost_ring *
 	}
 	f->ring[index] = (struct frontend_ring){.config = ring->config};
 	if ((err = say_state(f, VHOST_USER_SET_VRING_NUM, index, ring->config.size)) ||
-	    (err = say_state(f, VHOST_USER_SET_VRING_BASE, index, ring->base)) || (err = send_addresses(f, index)) ||
+	    (err = say_state(f, VHOST_USER_SET_VRING_BASE, index, ring->base)) ||
+	    (err = send_addresses(f, index)) ||
 	    (err = send_file(f, VHOST_USER_SET_VRING_ERR, index, ring->err_fd)) ||
 	    (err = send_file(f, VHOST_USER_SET_VRING_CALL, index, ring->call_fd)) ||
 	    (err = send_file(f, VHOST_USER_SET_VRING_KICK, index, ring->kick_fd)))
@@ -316,8 +330,11 @@ static int get_config(struct vhost *v, uint32_t offset, void *data, uint32_t siz
 	err = frontend_request(f, &m, &m);
 	if (err)
 		return err;
-	if (m.size != offsetof(struct vhost_user_config, data) + size || m.config.size != size || m.config.offset != offset)
-		return refuse(f, -EIO, m.size ? "GET_CONFIG was answered with another range" : "GET_CONFIG was refused");
+	if (m.size != offsetof(struct vhost_user_config, data) + size || m.config.size != size ||
+	    m.config.offset != offset)
+		return refuse(f, -EIO,
+			      m.size ? "GET_CONFIG was answered with another range"
+				     : "GET_CONFIG was refused");
 	memcpy(data, m.config.data, size);
 	return 0;
 }
@@ -359,8 +376,10 @@ static int get_inflight(struct frontend *f, struct vhost_inflight *inflight)
 	inflight->fd = vhost_user_take_fd(&m, 0);
 	vhost_user_close_fds(&m);
 	if (inflight->fd < 0 || !inflight->size)
-		err = inflight->size ? refuse(f, -EIO, "GET_INFLIGHT_FD was answered without a descriptor") : -EOPNOTSUPP;
-	else if (fstat(inflight->fd, &st) || (uint64_t)st.st_size < inflight->size || inflight->offset > (uint64_t)st.st_size - inflight->size)
+		err = inflight->size ? refuse(f, -EIO, "GET_INFLIGHT_FD was answered without a descriptor")
+				     : -EOPNOTSUPP;
+	else if (fstat(inflight->fd, &st) || (uint64_t)st.st_size < inflight->size ||
+		 inflight->offset > (uint64_t)st.st_size - inflight->size)
 		err = refuse(f, -EIO, "GET_INFLIGHT_FD was answered with an area outside its descriptor");
 	if (err && inflight->fd >= 0) {
 		close(inflight->fd);
@@ -382,7 +401,8 @@ static int set_inflight(struct vhost *v, struct vhost_inflight *inflight)
 	if (err)
 		return err;
 	vhost_user_request_init(&m, VHOST_USER_FRONT_END, VHOST_USER_SET_INFLIGHT_FD);
-	m.inflight = (struct vhost_user_inflight){inflight->size, inflight->offset, inflight->n_rings, inflight->ring_size};
+	m.inflight = (struct vhost_user_inflight){inflight->size, inflight->offset, inflight->n_rings,
+						  inflight->ring_size};
 	m.fd[0] = inflight->fd;
 	m.n_fds = 1;
 	return frontend_request(f, &m, NULL);
@@ -457,27 +477,28 @@ static void frontend_close(struct vhost *v)
 }
 
 static const struct vhost_ops frontend_ops = {
-	.kind = "vhost-user",
-	.get_features = get_features,
-	.set_features = set_features,
-	.set_memory = set_memory,
-	.start_ring = start_ring,
-	.stop_ring = stop_ring,
-	.enable_ring = enable_ring,
-	.get_config = get_config,
-	.set_config = set_config,
-	.set_inflight = set_inflight,
-	.set_status = set_status,
-	.reset = reset,
-	.announce = announce,
-	.set_mtu = set_mtu,
-	.set_log = set_log,
-	.close = frontend_close,
+    .kind = "vhost-user",
+    .get_features = get_features,
+    .set_features = set_features,
+    .set_memory = set_memory,
+    .start_ring = start_ring,
+    .stop_ring = stop_ring,
+    .enable_ring = enable_ring,
+    .get_config = get_config,
+    .set_config = set_config,
+    .set_inflight = set_inflight,
+    .set_status = set_status,
+    .reset = reset,
+    .announce = announce,
+    .set_mtu = set_mtu,
+    .set_log = set_log,
+    .close = frontend_close,
 };
 
 static int negotiate_protocol(struct frontend *f)
 {
-	uint64_t offered, wanted = f->config.protocol_features ? f->config.protocol_features : known_protocol_features;
+	uint64_t offered,
+	    wanted = f->config.protocol_features ? f->config.protocol_features : known_protocol_features;
 	int err;
 
 	if (!(f->offered & VHOST_USER_F_PROTOCOL_FEATURES_BIT))
@@ -486,7 +507,8 @@ static int negotiate_protocol(struct frontend *f)
 	if (err)
 		return err;
 	wanted &= offered & known_protocol_features;
-	err = say_u64(f, VHOST_USER_SET_PROTOCOL_FEATURES, wanted); /* not acknowledged: REPLY_ACK is not negotiated yet */
+	err = say_u64(f, VHOST_USER_SET_PROTOCOL_FEATURES,
+		      wanted); /* not acknowledged: REPLY_ACK is not negotiated yet */
 	f->protocol = wanted;
 	return err;
 }

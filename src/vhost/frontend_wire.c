@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A request and its answer, and the back end's requests, which may come at any time and must be served while we wait:
- * a back end may answer us only after we have answered it.
+ * A request and its answer, and the back end's requests, which may come at any time and must be served while
+ * we wait: a back end may answer us only after we have answered it.
  *
- * An IOTLB miss is answered by a request of ours. It cannot be made in the middle of another one, so misses are kept until
- * that is done. More than FRONTEND_MISSES at once are forgotten: a back end asks again.
+ * An IOTLB miss is answered by a request of ours. It cannot be made in the middle of another one, so misses
+ * are kept until that is done. More than FRONTEND_MISSES at once are forgotten: a back end asks again.
  */
 #include <errno.h>
 #include <linux/virtio_config.h>
@@ -28,7 +28,8 @@ static int complain(struct frontend *f, const struct vhost_user_message *m, cons
 {
 	char text[200];
 
-	log_warn("%s: vhost-user: %s: %s", f->config.owner, vhost_user_format(VHOST_USER_FRONT_END, m, false, text, sizeof(text)), what);
+	log_warn("%s: vhost-user: %s: %s", f->config.owner,
+		 vhost_user_format(VHOST_USER_FRONT_END, m, false, text, sizeof(text)), what);
 	return err;
 }
 
@@ -36,7 +37,8 @@ static int complain(struct frontend *f, const struct vhost_user_message *m, cons
 static int wait_for_answer(struct frontend *f, uint64_t deadline)
 {
 	for (;;) {
-		struct pollfd p[2] = {{.fd = f->socket, .events = POLLIN}, {.fd = f->is_channel_broken ? -1 : f->channel, .events = POLLIN}};
+		struct pollfd p[2] = {{.fd = f->socket, .events = POLLIN},
+				      {.fd = f->is_channel_broken ? -1 : f->channel, .events = POLLIN}};
 		uint64_t now = now_ns();
 		int n = poll(p, 2, now >= deadline ? 0 : (int)((deadline - now) / 1000000 + 1));
 
@@ -72,8 +74,10 @@ static int receive_answer(struct frontend *f, const struct vhost_user_message *m
 	}
 	if (f->reply.message.request != m->request) {
 		snprintf(what, sizeof(what), "the answer is to %s (request %u)",
-			 vhost_user_name(VHOST_USER_FRONT_END, f->reply.message.request), f->reply.message.request);
-	} else if (vhost_user_check(vhost_user_rule(VHOST_USER_FRONT_END, m->request), &f->reply.message, true, why, sizeof(why))) {
+			 vhost_user_name(VHOST_USER_FRONT_END, f->reply.message.request),
+			 f->reply.message.request);
+	} else if (vhost_user_check(vhost_user_rule(VHOST_USER_FRONT_END, m->request), &f->reply.message,
+				    true, why, sizeof(why))) {
 		snprintf(what, sizeof(what), "wrong answer: %s", why);
 	} else {
 		return 0;
@@ -82,7 +86,8 @@ static int receive_answer(struct frontend *f, const struct vhost_user_message *m
 	return complain(f, m, what, -EPROTO);
 }
 
-static int exchange(struct frontend *f, struct vhost_user_message *m, bool own_reply, struct vhost_user_message *reply)
+static int exchange(struct frontend *f, struct vhost_user_message *m, bool own_reply,
+		    struct vhost_user_message *reply)
 {
 	char what[100];
 	int err = vhost_user_send(f->socket, m, (int)f->config.timeout_ms);
@@ -97,7 +102,8 @@ static int exchange(struct frontend *f, struct vhost_user_message *m, bool own_r
 	if (err)
 		return err;
 	if (!own_reply && f->reply.message.u64) {
-		snprintf(what, sizeof(what), "refused by the back end (its answer is %#llx)", (unsigned long long)f->reply.message.u64);
+		snprintf(what, sizeof(what), "refused by the back end (its answer is %#llx)",
+			 (unsigned long long)f->reply.message.u64);
 		vhost_user_close_fds(&f->reply.message);
 		return complain(f, m, what, -EIO);
 	}
@@ -164,12 +170,15 @@ static bool send_translation(struct frontend *f, uint64_t iova)
 
 		if (iova < r->gpa || iova - r->gpa >= r->size)
 			continue;
-		m.iotlb = (struct vhost_iotlb_msg){.iova = r->gpa, .size = r->size, .uaddr = (uintptr_t)r->hva,
-						   .perm = VHOST_ACCESS_RW, .type = VHOST_IOTLB_UPDATE};
+		m.iotlb = (struct vhost_iotlb_msg){.iova = r->gpa,
+						   .size = r->size,
+						   .uaddr = (uintptr_t)r->hva,
+						   .perm = VHOST_ACCESS_RW,
+						   .type = VHOST_IOTLB_UPDATE};
 		return !frontend_request(f, &m, NULL);
 	}
-	log_warn("%s: vhost-user: the back end asks for address %#llx, which is outside the memory", f->config.owner,
-		 (unsigned long long)iova);
+	log_warn("%s: vhost-user: the back end asks for address %#llx, which is outside the memory",
+		 f->config.owner, (unsigned long long)iova);
 	return false;
 }
 
@@ -206,10 +215,12 @@ static int obey(struct frontend *f, const struct vhost_user_message *m)
 			f->config.config_changed(f->config.opaque);
 		return acknowledge(f, m, true);
 	}
-	if (!wrong && m->request == VHOST_USER_BACKEND_IOTLB_MSG && f->features >> VIRTIO_F_ACCESS_PLATFORM & 1) {
+	if (!wrong && m->request == VHOST_USER_BACKEND_IOTLB_MSG &&
+	    f->features >> VIRTIO_F_ACCESS_PLATFORM & 1) {
 		if (m->iotlb.type == VHOST_IOTLB_MISS)
 			return keep_miss(f, m);
-		snprintf(why, sizeof(why), m->iotlb.type == VHOST_IOTLB_ACCESS_FAIL ? "an access failed" : "not a miss");
+		snprintf(why, sizeof(why),
+			 m->iotlb.type == VHOST_IOTLB_ACCESS_FAIL ? "an access failed" : "not a miss");
 	}
 	log_warn("%s: vhost-user: the back end's %s refused: %s", f->config.owner,
 		 vhost_user_format(VHOST_USER_BACK_END, m, false, text, sizeof(text)), why);
@@ -237,7 +248,8 @@ int vhost_frontend_serve(struct vhost *v)
 	int err = f->channel < 0 || f->is_channel_broken ? -EPIPE : serve(f);
 
 	if (err && !f->is_channel_broken && err != -ECONNRESET)
-		log_warn("%s: vhost-user: the back end's channel is broken: %s", f->config.owner, strerror(-err));
+		log_warn("%s: vhost-user: the back end's channel is broken: %s", f->config.owner,
+			 strerror(-err));
 	f->is_channel_broken = err < 0;
 	if (!f->in_request)
 		answer_misses(f);

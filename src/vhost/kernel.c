@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The kernel's vhost (Documentation: include/uapi/linux/vhost.h). A session of /dev/vhost-net has two rings, so a network
- * device with several pairs opens it once per pair; /dev/vhost-vsock has two. Memory is named by this process's own
- * addresses; the kernel's thread works in this address space.
+ * The kernel's vhost (Documentation: include/uapi/linux/vhost.h). A session of /dev/vhost-net has two rings,
+ * so a network device with several pairs opens it once per pair; /dev/vhost-vsock has two. Memory is named by
+ * this process's own addresses; the kernel's thread works in this address space.
  *
- * Enabling a network ring is giving it its TAP queue, disabling it is taking that away: then the kernel leaves the ring
- * alone. vsock's two rings run or do not run together, so they start with the second one.
+ * Enabling a network ring is giving it its TAP queue, disabling it is taking that away: then the kernel
+ * leaves the ring alone. vsock's two rings run or do not run together, so they start with the second one.
  *
- * Checksum and segmentation offloads are the TAP's, not vhost's: they are part of what get_features() offers, and
- * set_features() passes the driver's choice on to the TAP.
+ * Checksum and segmentation offloads are the TAP's, not vhost's: they are part of what get_features() offers,
+ * and set_features() passes the driver's choice on to the TAP.
  */
 #include "vhost/kernel.h"
 
@@ -71,11 +71,11 @@ static int call_all(const struct vhost_kernel *k, unsigned long request, const v
 static const struct {
 	unsigned offload, host_bit, guest_bit;
 } offload_bits[] = {
-	{PORT_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
-	{PORT_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
-	{PORT_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
-	{PORT_ECN, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_ECN},
-	{PORT_UFO, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
+    {PORT_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
+    {PORT_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
+    {PORT_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
+    {PORT_ECN, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_ECN},
+    {PORT_UFO, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
 };
 enum { N_OFFLOADS = sizeof(offload_bits) / sizeof(offload_bits[0]) };
 
@@ -84,13 +84,17 @@ static int get_features(struct vhost *v, uint64_t *features)
 {
 	struct vhost_kernel *k = kernel_of(v);
 
-	*features = k->kernel_features & ~(1ull << VIRTIO_F_ACCESS_PLATFORM | 1ull << VHOST_NET_F_VIRTIO_NET_HDR);
+	*features =
+	    k->kernel_features & ~(1ull << VIRTIO_F_ACCESS_PLATFORM | 1ull << VHOST_NET_F_VIRTIO_NET_HDR);
 	if (!k->tap)
 		return 0;
 	*features |= k->n_fds > 1 ? 1ull << VIRTIO_NET_F_MQ : 0;
 	for (unsigned i = 0; i < N_OFFLOADS; i++) {
-		*features |= k->tap->send_offloads & offload_bits[i].offload ? 1ull << offload_bits[i].host_bit : 0;
-		*features |= k->tap->receive_offloads & offload_bits[i].offload ? 1ull << offload_bits[i].guest_bit : 0;
+		*features |=
+		    k->tap->send_offloads & offload_bits[i].offload ? 1ull << offload_bits[i].host_bit : 0;
+		*features |= k->tap->receive_offloads & offload_bits[i].offload
+				 ? 1ull << offload_bits[i].guest_bit
+				 : 0;
 	}
 	return 0;
 }
@@ -130,7 +134,8 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 		return -ENOMEM;
 	table->nregions = n;
 	for (unsigned i = 0; i < n; i++)
-		table->regions[i] = (struct vhost_memory_region){region[i].gpa, region[i].size, (uintptr_t)region[i].hva, 0};
+		table->regions[i] =
+		    (struct vhost_memory_region){region[i].gpa, region[i].size, (uintptr_t)region[i].hva, 0};
 	err = call_all(k, VHOST_SET_MEM_TABLE, table);
 	free(table);
 	if (!err) {
@@ -143,7 +148,8 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 static int set_addresses(struct vhost_kernel *k, unsigned index)
 {
 	struct vhost_vring_addr addr;
-	int err = vhost_ring_addresses(k->region, k->n_regions, index % RINGS, &k->ring[index].config, false, k->log != NULL, &addr);
+	int err = vhost_ring_addresses(k->region, k->n_regions, index % RINGS, &k->ring[index].config, false,
+				       k->log != NULL, &addr);
 
 	return err ? err : call(k->fd[index / RINGS], VHOST_SET_VRING_ADDR, &addr);
 }
@@ -172,7 +178,8 @@ static int start_ring(struct vhost *v, unsigned index, const struct vhost_ring *
 		return -EINVAL;
 	k->ring[index] = (struct kernel_ring){.config = ring->config};
 	if ((err = set_number(k, index, VHOST_SET_VRING_NUM, ring->config.size)) ||
-	    (err = set_number(k, index, VHOST_SET_VRING_BASE, ring->base)) || (err = set_addresses(k, index)) ||
+	    (err = set_number(k, index, VHOST_SET_VRING_BASE, ring->base)) ||
+	    (err = set_addresses(k, index)) ||
 	    (err = set_file(k, index, VHOST_SET_VRING_ERR, ring->err_fd)) ||
 	    (err = set_file(k, index, VHOST_SET_VRING_CALL, ring->call_fd)) ||
 	    (err = set_file(k, index, VHOST_SET_VRING_KICK, ring->kick_fd)))
@@ -183,7 +190,8 @@ static int start_ring(struct vhost *v, unsigned index, const struct vhost_ring *
 
 static int run_net_ring(struct vhost_kernel *k, unsigned index, bool on)
 {
-	return set_file(k, index, VHOST_NET_SET_BACKEND, on ? k->tap->ops->receive_fd(k->tap, index / RINGS) : -1);
+	return set_file(k, index, VHOST_NET_SET_BACKEND,
+			on ? k->tap->ops->receive_fd(k->tap, index / RINGS) : -1);
 }
 
 /* Both rings run once both are enabled; neither when one no longer is. */
@@ -244,7 +252,8 @@ static int set_logging(struct vhost_kernel *k)
 static int set_log(struct vhost *v, int fd, uint64_t size)
 {
 	struct vhost_kernel *k = kernel_of(v);
-	void *old = k->log, *map = fd < 0 ? NULL : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *old = k->log,
+	     *map = fd < 0 ? NULL : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	uint64_t old_size = k->log_size, base = (uintptr_t)map;
 	int err = 0;
 
@@ -284,27 +293,27 @@ static void kernel_close(struct vhost *v)
 }
 
 static const struct vhost_ops net_ops = {
-	.kind = "vhost-net",
-	.get_features = get_features,
-	.set_features = set_features,
-	.set_memory = set_memory,
-	.start_ring = start_ring,
-	.stop_ring = stop_ring,
-	.enable_ring = enable_ring,
-	.set_log = set_log,
-	.close = kernel_close,
+    .kind = "vhost-net",
+    .get_features = get_features,
+    .set_features = set_features,
+    .set_memory = set_memory,
+    .start_ring = start_ring,
+    .stop_ring = stop_ring,
+    .enable_ring = enable_ring,
+    .set_log = set_log,
+    .close = kernel_close,
 };
 
 static const struct vhost_ops vsock_ops = {
-	.kind = "vhost-vsock",
-	.get_features = get_features,
-	.set_features = set_features,
-	.set_memory = set_memory,
-	.start_ring = start_ring,
-	.stop_ring = stop_ring,
-	.enable_ring = enable_ring,
-	.set_log = set_log,
-	.close = kernel_close,
+    .kind = "vhost-vsock",
+    .get_features = get_features,
+    .set_features = set_features,
+    .set_memory = set_memory,
+    .start_ring = start_ring,
+    .stop_ring = stop_ring,
+    .enable_ring = enable_ring,
+    .set_log = set_log,
+    .close = kernel_close,
 };
 
 /* One more session of the device: the caller closes it with the rest. */
@@ -323,8 +332,8 @@ static int open_one(struct vhost_kernel *k, const char *path, const char **step)
 	return call(fd, VHOST_GET_FEATURES, &k->kernel_features);
 }
 
-static int open_device(const char *path, const struct vhost_ops *ops, unsigned n, struct vhost_kernel **out, char *why,
-		       unsigned why_size)
+static int open_device(const char *path, const struct vhost_ops *ops, unsigned n, struct vhost_kernel **out,
+		       char *why, unsigned why_size)
 {
 	struct vhost_kernel *k = calloc(1, sizeof(*k));
 	const char *step = NULL;
@@ -352,7 +361,8 @@ int vhost_net_open(struct port *tap, unsigned n_pairs, struct vhost **v, char *w
 	int err;
 
 	if (!n_pairs || n_pairs > MAX_FDS || n_pairs > tap->n_queues) {
-		snprintf(why, why_size, "vhost-net: %u queue pairs on a TAP of %u, and %d are possible", n_pairs, tap->n_queues, MAX_FDS);
+		snprintf(why, why_size, "vhost-net: %u queue pairs on a TAP of %u, and %d are possible",
+			 n_pairs, tap->n_queues, MAX_FDS);
 		return -EINVAL;
 	}
 	err = open_device("/dev/vhost-net", &net_ops, n_pairs, &k, why, why_size);

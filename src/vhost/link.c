@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The lasting link. What the owner wants (features, memory, rings, which of them are enabled) is kept here, so that it can
- * be handed over to every back end that comes. A connection is either whole, with everything handed over, or it is
- * dropped and the next one is gone for, after a pause that grows while connections fail.
+ * The lasting link. What the owner wants (features, memory, rings, which of them are enabled) is kept here,
+ * so that it can be handed over to every back end that comes. A connection is either whole, with everything
+ * handed over, or it is dropped and the next one is gone for, after a pause that grows while connections
+ * fail.
  *
- * A ring that was handed over once and whose back end left without telling its base goes on where the ring itself, or its
- * owner, says it stands. After a hand-over each ring is kicked, and after a second one the driver is called: a kick or call may have
- * died with the back end, and one too many does no harm.
+ * A ring that was handed over once and whose back end left without telling its base goes on where the ring
+ * itself, or its owner, says it stands. After a hand-over each ring is kicked, and after a second one the
+ * driver is called: a kick or call may have died with the back end, and one too many does no harm.
  *
- * Threads: everything that talks to the other side happens under link->lock, on whichever thread asked for it. The link's
- * own thread connects, drops what has hung up, and tells the events, after the lock is gone.
+ * Threads: everything that talks to the other side happens under link->lock, on whichever thread asked for
+ * it. The link's own thread connects, drops what has hung up, and tells the events, after the lock is gone.
  */
 #include "vhost/link.h"
 
@@ -134,7 +135,8 @@ static int set_status(struct vhost_link *link, uint8_t status)
 /* A guest that cannot announce itself has it done for it. */
 static void announce(struct vhost_link *link)
 {
-	if (link->config.has_mac && !(link->features >> VIRTIO_NET_F_GUEST_ANNOUNCE & 1) && link->v->ops->announce)
+	if (link->config.has_mac && !(link->features >> VIRTIO_NET_F_GUEST_ANNOUNCE & 1) &&
+	    link->v->ops->announce)
 		link->v->ops->announce(link->v, link->config.mac);
 }
 
@@ -147,7 +149,8 @@ static int hand_over(struct vhost_link *link)
 
 	for (unsigned k = 0; k < link->n_rings; k++)
 		again |= link->is_handed[k];
-	if ((err = v->ops->set_features(v, link->features)) || (err = set_status(link, STATUS_FEATURES)) || (err = hand_mtu(link)) ||
+	if ((err = v->ops->set_features(v, link->features)) || (err = link_repeat_writes(link)) ||
+	    (err = set_status(link, STATUS_FEATURES)) || (err = hand_mtu(link)) ||
 	    (err = v->ops->set_memory(v, link->region, link->n_regions)) || (err = hand_inflight(link)))
 		return err;
 	for (unsigned k = 0; k < link->n_rings && !err; k++)
@@ -172,6 +175,20 @@ static int refuse_features(struct vhost_link *link, uint64_t missing, const char
 	return -EIO;
 }
 
+/* The configuration space as the back end has it, but for what the driver has written to its predecessor. */
+static int fetch_space(struct vhost_link *link)
+{
+	uint8_t space[sizeof(link->space)];
+	int err = link->v->ops->get_config
+		      ? link->v->ops->get_config(link->v, 0, space, link->config.config_size)
+		      : -EOPNOTSUPP;
+
+	for (unsigned k = 0; k < link->config.config_size && !err; k++)
+		if (!link->is_written[k])
+			link->space[k] = space[k];
+	return err;
+}
+
 /* Learn what the other side offers. */
 static int meet(struct vhost_link *link)
 {
@@ -182,12 +199,14 @@ static int meet(struct vhost_link *link)
 	if (err)
 		return err;
 	if (link->config.required & ~offered)
-		return refuse_features(link, link->config.required & ~offered, "without which it is of no use");
+		return refuse_features(link, link->config.required & ~offered,
+				       "without which it is of no use");
 	if (link->is_started && link->features & ~offered)
-		return refuse_features(link, link->features & ~offered, "which its predecessor had and the driver uses");
+		return refuse_features(link, link->features & ~offered,
+				       "which its predecessor had and the driver uses");
 	info->features = offered & link->config.features;
 	if (link->config.config_size)
-		err = link->v->ops->get_config ? link->v->ops->get_config(link->v, 0, link->space, link->config.config_size) : -EOPNOTSUPP;
+		err = fetch_space(link);
 	if (err)
 		log_warn("%s: vhost: no configuration from the back end: %s", link->config.owner,
 			 err == -EOPNOTSUPP ? "it has no CONFIG protocol feature" : strerror(-err));
@@ -220,8 +239,8 @@ static void socket_ready(void *opaque, uint32_t events)
 	pthread_mutex_lock(&link->lock);
 	err = link->v && !is_ending(link) ? vhost_frontend_check(link->v) : 0;
 	if (err) {
-		log_info("%s: vhost: the back end is gone%s%s", link->config.owner, err == -ECONNRESET ? "" : ": ",
-			 err == -ECONNRESET ? "" : strerror(-err));
+		log_info("%s: vhost: the back end is gone%s%s", link->config.owner,
+			 err == -ECONNRESET ? "" : ": ", err == -ECONNRESET ? "" : strerror(-err));
 		link_drop(link);
 	}
 	pthread_mutex_unlock(&link->lock);
@@ -242,7 +261,8 @@ static void channel_ready(void *opaque, uint32_t events)
 static int watch(struct vhost_link *link)
 {
 	int channel = vhost_frontend_channel(link->v);
-	int err = loop_add(link->loop, vhost_frontend_socket(link->v), EPOLLIN | EPOLLRDHUP, socket_ready, link, &link->socket_source);
+	int err = loop_add(link->loop, vhost_frontend_socket(link->v), EPOLLIN | EPOLLRDHUP, socket_ready,
+			   link, &link->socket_source);
 
 	if (!err && channel >= 0)
 		err = loop_add(link->loop, channel, EPOLLIN, channel_ready, link, &link->channel_source);
@@ -251,8 +271,10 @@ static int watch(struct vhost_link *link)
 
 static int take_up(struct vhost_link *link, int fd)
 {
-	struct vhost_frontend_config config = {.owner = link->config.owner, .timeout_ms = link->config.timeout_ms,
-					       .config_changed = config_changed, .opaque = link};
+	struct vhost_frontend_config config = {.owner = link->config.owner,
+					       .timeout_ms = link->config.timeout_ms,
+					       .config_changed = config_changed,
+					       .opaque = link};
 	struct vhost_frontend_info info;
 	int err = vhost_frontend_open(fd, &config, &link->v);
 
@@ -354,7 +376,7 @@ static bool refresh(struct vhost_link *link)
 {
 	if (!link->v || !link->config.config_size || !link->v->ops->get_config)
 		return false;
-	return !link_judge(link, link->v->ops->get_config(link->v, 0, link->space, link->config.config_size));
+	return !link_judge(link, fetch_space(link));
 }
 
 static void woken(void *opaque, uint32_t events)
@@ -439,14 +461,16 @@ static int open_device(struct vhost_link *link)
 
 static int open_other_side(struct vhost_link *link, char *why, unsigned why_size)
 {
-	struct vhost_socket_config socket = {.path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
+	struct vhost_socket_config socket = {
+	    .path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
 
 	if (link->config.device)
 		return open_device(link);
 	return vhost_endpoint_open(link->loop, &socket, &endpoint_ops, link, &link->endpoint, why, why_size);
 }
 
-int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **out, char *why, unsigned why_size)
+int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **out, char *why,
+		   unsigned why_size)
 {
 	struct vhost_link *link = calloc(1, sizeof(*link));
 	int err = -ENOMEM;
@@ -516,8 +540,8 @@ int vhost_link_wait(struct vhost_link *link, int timeout_ms)
 
 	pthread_mutex_lock(&link->lock);
 	while (!link->info.connected && !err)
-		err = timeout_ms < 0 ? pthread_cond_wait(&link->changed, &link->lock) :
-				       pthread_cond_timedwait(&link->changed, &link->lock, &until);
+		err = timeout_ms < 0 ? pthread_cond_wait(&link->changed, &link->lock)
+				     : pthread_cond_timedwait(&link->changed, &link->lock, &until);
 	err = link->info.connected ? 0 : -ETIMEDOUT;
 	pthread_mutex_unlock(&link->lock);
 	return err;
@@ -532,8 +556,8 @@ void vhost_link_info(struct vhost_link *link, struct vhost_link_info *info)
 
 /* --- what the owner wants; more of it in link_want.c --- */
 
-int vhost_link_start(struct vhost_link *link, uint64_t features, const struct vhost_region *region, unsigned n_regions,
-		     const struct vhost_ring *ring, unsigned n_rings)
+int vhost_link_start(struct vhost_link *link, uint64_t features, const struct vhost_region *region,
+		     unsigned n_regions, const struct vhost_ring *ring, unsigned n_rings)
 {
 	int err = 0;
 

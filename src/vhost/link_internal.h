@@ -36,7 +36,8 @@ struct vhost_link {
 	struct vhost_link_info info;
 	uint64_t since; /* when the connection was made */
 	bool is_lost, is_config_stale;
-	uint8_t space[256]; /* the other side's configuration space */
+	uint8_t space[256];	/* the other side's configuration space */
+	bool is_written[256]; /* bytes of it that the driver has written: for the next back end */
 	struct vhost_inflight inflight;
 	int log_fd; /* not owned; -1: no log */
 	uint64_t log_size;
@@ -55,6 +56,8 @@ struct vhost_link {
 void link_drop(struct vhost_link *link);
 int link_judge(struct vhost_link *link, int err);
 int link_hand_ring(struct vhost_link *link, unsigned index);
+/* Write again what the driver has written. */
+int link_repeat_writes(struct vhost_link *link);
 int link_keep_memory(struct vhost_link *link, const struct vhost_region *region, unsigned n);
 int link_keep_rings(struct vhost_link *link, const struct vhost_ring *ring, unsigned n);
 uint32_t link_base(struct vhost_link *link, unsigned index);

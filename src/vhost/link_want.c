@@ -69,6 +69,12 @@ static void forget_inflight(struct vhost_link *link)
 	link->inflight.fd = -1;
 }
 
+/* A driver that comes after a reset has written nothing yet. */
+static void forget_writes(struct vhost_link *link)
+{
+	memset(link->is_written, false, sizeof(link->is_written));
+}
+
 void link_stop_rings(struct vhost_link *link, uint32_t *base)
 {
 	for (unsigned k = 0; k < link->n_rings; k++) {
@@ -78,6 +84,7 @@ void link_stop_rings(struct vhost_link *link, uint32_t *base)
 			base[k] = stands_at;
 	}
 	link->is_started = false;
+	forget_writes(link);
 	forget_inflight(link); /* a stopped ring has nothing in flight */
 	memset(link->is_disabled, 0, sizeof(link->is_disabled));
 	if (link->v && link->v->ops->reset)
@@ -97,8 +104,8 @@ int vhost_link_start_ring(struct vhost_link *link, unsigned index, const struct 
 	int err = 0;
 
 	pthread_mutex_lock(&link->lock);
-	if (!link->is_started || index >= link->n_rings || link->ring[index].config.size || !ring->config.size ||
-	    !lies_in_memory(link, &ring->config)) {
+	if (!link->is_started || index >= link->n_rings || link->ring[index].config.size ||
+	    !ring->config.size || !lies_in_memory(link, &ring->config)) {
 		err = -EINVAL;
 	} else {
 		link->ring[index] = *ring;
@@ -130,7 +137,8 @@ int vhost_link_enable(struct vhost_link *link, unsigned index, bool on)
 	if (index >= link->config.n_rings)
 		return -EINVAL;
 	pthread_mutex_lock(&link->lock);
-	if (link->is_disabled[index] == on && link->v && link->is_started && index < link->n_rings && link->ring[index].config.size)
+	if (link->is_disabled[index] == on && link->v && link->is_started && index < link->n_rings &&
+	    link->ring[index].config.size)
 		err = link_judge(link, link->v->ops->enable_ring(link->v, index, on));
 	link->is_disabled[index] = !on;
 	pthread_mutex_unlock(&link->lock);
@@ -155,7 +163,8 @@ int vhost_link_set_log(struct vhost_link *link, int fd, uint64_t size)
 
 	pthread_mutex_lock(&link->lock);
 	if (link->v && link->is_started)
-		err = link->v->ops->set_log ? link_judge(link, link->v->ops->set_log(link->v, fd, size)) : -EOPNOTSUPP;
+		err = link->v->ops->set_log ? link_judge(link, link->v->ops->set_log(link->v, fd, size))
+					    : -EOPNOTSUPP;
 	if (!err) {
 		link->log_fd = fd;
 		link->log_size = size;
@@ -184,9 +193,29 @@ int vhost_link_write_config(struct vhost_link *link, uint32_t offset, const void
 		return -EINVAL;
 	pthread_mutex_lock(&link->lock);
 	if (link->v)
-		err = link->v->ops->set_config ? link_judge(link, link->v->ops->set_config(link->v, offset, data, size)) : -EOPNOTSUPP;
-	if (!err)
+		err = link->v->ops->set_config
+			  ? link_judge(link, link->v->ops->set_config(link->v, offset, data, size))
+			  : -EOPNOTSUPP;
+	if (!err || err == -ENOTCONN) {
 		memcpy(link->space + offset, data, size);
+		memset(link->is_written + offset, true, size);
+		err = 0;
+	}
 	pthread_mutex_unlock(&link->lock);
+	return err;
+}
+
+int link_repeat_writes(struct vhost_link *link)
+{
+	unsigned at = 0, end;
+	int err = 0;
+
+	for (; at < link->config.config_size && !err; at = end) {
+		for (end = at + 1;
+		     link->is_written[at] && end < link->config.config_size && link->is_written[end];)
+			end++;
+		if (link->is_written[at] && link->v->ops->set_config)
+			err = link->v->ops->set_config(link->v, at, link->space + at, end - at);
+	}
 	return err;
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A virtqueue handed to somebody else: the seam between who owns a driver's memory and who serves the queues.
- * kernel.h puts the host kernel behind it (/dev/vhost-net, /dev/vhost-vsock), frontend.h another process (vhost-user).
- * Who wants its queues served for good, across the other side's deaths, uses link.h on top.
+ * kernel.h puts the host kernel behind it (/dev/vhost-net, /dev/vhost-vsock), frontend.h another process
+ * (vhost-user). Who wants its queues served for good, across the other side's deaths, uses link.h on top.
  *
- * The order of a session: get_features, set_features, set_memory, start_ring for each ring, enable_ring, and back:
- * stop_ring. All calls come from one thread at a time; they may block until the other side has answered. What a
- * kind does not have is NULL.
+ * The order of a session: get_features, set_features, set_memory, start_ring for each ring, enable_ring, and
+ * back: stop_ring. All calls come from one thread at a time; they may block until the other side has
+ * answered. What a kind does not have is NULL.
  */
 #ifndef GUISE_VHOST_OPS_H
 #define GUISE_VHOST_OPS_H
@@ -37,8 +37,8 @@ struct vhost_ring {
 };
 
 /*
- * Where a back end notes the descriptors that it holds, so that its successor can take them up (INFLIGHT_SHMFD).
- * fd -1: none yet.
+ * Where a back end notes the descriptors that it holds, so that its successor can take them up
+ * (INFLIGHT_SHMFD). fd -1: none yet.
  */
 struct vhost_inflight {
 	int fd; /* owned by whoever holds this struct */
@@ -58,18 +58,19 @@ struct vhost_ops {
 	int (*start_ring)(struct vhost *v, unsigned index, const struct vhost_ring *ring);
 	/* When it returns 0 the other side no longer touches ring or buffers; *base is for start_ring(). */
 	int (*stop_ring)(struct vhost *v, unsigned index, uint32_t *base);
-	/* A started ring does nothing until it is enabled; a disabled network ring drops what the driver sends. */
+	/* A started ring does nothing until it is enabled; a disabled network ring drops what the driver
+	 * sends. */
 	int (*enable_ring)(struct vhost *v, unsigned index, bool on);
 	/* Configuration space; -EOPNOTSUPP: the other side keeps none. */
 	int (*get_config)(struct vhost *v, uint32_t offset, void *data, uint32_t size);
 	int (*set_config)(struct vhost *v, uint32_t offset, const void *data, uint32_t size);
 	/*
-	 * Give *inflight to the other side; if it has no fd yet, get one from there first. After set_features, before
-	 * start_ring. -EOPNOTSUPP: not kept.
+	 * Give *inflight to the other side; if it has no fd yet, get one from there first. After
+	 * set_features, before start_ring. -EOPNOTSUPP: not kept.
 	 */
 	int (*set_inflight)(struct vhost *v, struct vhost_inflight *inflight);
 	int (*set_status)(struct vhost *v, uint8_t status); /* the device status byte, for information */
-	int (*reset)(struct vhost *v);			    /* all rings stopped; everything but ownership forgotten */
+	int (*reset)(struct vhost *v); /* all rings stopped; everything but ownership forgotten */
 	/* Network only: tell the network where this MAC address is (RARP); the MTU in force. */
 	int (*announce)(struct vhost *v, const uint8_t mac[6]);
 	int (*set_mtu)(struct vhost *v, uint16_t mtu);

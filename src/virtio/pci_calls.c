@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A queue that somebody outside serves has its driver called by an eventfd. While the queue's vector is open, the CPU
- * engine turns signals into interrupts; while it is masked, or interrupts are INTx, the device's own thread reads the
- * eventfd and notifies the vector, which becomes pending. No signal is lost between the two: an eventfd keeps its count, and both
- * look at what is there when they begin.
+ * A queue that somebody outside serves has its driver called by an eventfd. While the queue's vector is open,
+ * the CPU engine turns signals into interrupts; while it is masked, or interrupts are INTx, the device's own
+ * thread reads the eventfd and notifies the vector, which becomes pending. No signal is lost between the two:
+ * an eventfd keeps its count, and both look at what is there when they begin.
  */
 #include "virtio/pci_calls.h"
 
@@ -29,7 +29,8 @@ int pci_calls_init(struct pci_calls *c, struct virtio_device *device, unsigned n
 void pci_calls_deinit(struct pci_calls *c)
 {
 	for (unsigned k = 0; k < c->n_queues; k++)
-		if (c->direct_fd[k] >= 0) /* nobody watches any more: the device has stopped, it may be gone */
+		if (c->direct_fd[k] >=
+		    0) /* nobody watches any more: the device has stopped, it may be gone */
 			c->calls.clear(c->calls.opaque, c->direct_fd[k]);
 	free(c->vector);
 	free(c->direct_fd);
@@ -91,7 +92,7 @@ void pci_calls_offer(struct pci_calls *c, const struct virtio_calls *calls)
 void pci_calls_vector(struct pci_calls *c, unsigned vector, bool masked, uint64_t address, uint32_t data)
 {
 	pthread_mutex_lock(&c->lock);
-	c->vector[vector] = (struct vector_state){ !masked, address, data };
+	c->vector[vector] = (struct vector_state){!masked, address, data};
 	for (unsigned k = 0; k < c->n_queues; k++)
 		if (__atomic_load_n(&c->device->queue[k].vector, __ATOMIC_RELAXED) == vector)
 			update(c, k);

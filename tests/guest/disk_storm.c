@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A disk under random reads and writes whose content is known: DISK_STORM DEVICE MEBIBYTES SECONDS. Threads own interleaved
- * blocks of 4 KiB; each block carries its number and how often it was written. Past the page cache, so that every
- * request reaches the device. Prints "STORM OK N requests" or what was wrong.
+ * A disk under random reads and writes whose content is known: DISK_STORM DEVICE MEBIBYTES SECONDS. Threads
+ * own interleaved blocks of 4 KiB; each block carries its number and how often it was written. Past the page
+ * cache, so that every request reaches the device. Prints "STORM OK N requests" or what was wrong.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -47,7 +47,8 @@ static void fill(uint8_t *data, uint64_t number, uint32_t version)
 static void complain(uint64_t number, uint32_t version, const char *what)
 {
 	if (!atomic_exchange(&wrong, 1))
-		printf("STORM FAILED block %llu, version %u: %s\n", (unsigned long long)number, version, what);
+		printf("STORM FAILED block %llu, version %u: %s\n", (unsigned long long)number, version,
+		       what);
 }
 
 static void check(struct thread *t, uint8_t *data, uint64_t at)

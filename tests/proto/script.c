@@ -22,12 +22,14 @@ void script_init(struct script *s, const char *name)
 	memset(s, 0, sizeof(*s));
 	snprintf(s->path, sizeof(s->path), "/tmp/guise-test-%s-%d", name, (int)getpid());
 	s->socket = s->channel = s->listener = -1;
-	s->features = VHOST_USER_F_PROTOCOL_FEATURES_BIT | 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_F_LOG_ALL;
-	s->protocol = 1u << VHOST_USER_PROTOCOL_F_MQ | 1u << VHOST_USER_PROTOCOL_F_LOG_SHMFD | 1u << VHOST_USER_PROTOCOL_F_RARP |
-		      1u << VHOST_USER_PROTOCOL_F_REPLY_ACK | 1u << VHOST_USER_PROTOCOL_F_MTU | 1u << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+	s->features =
+	    VHOST_USER_F_PROTOCOL_FEATURES_BIT | 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_F_LOG_ALL;
+	s->protocol = 1u << VHOST_USER_PROTOCOL_F_MQ | 1u << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
+		      1u << VHOST_USER_PROTOCOL_F_RARP | 1u << VHOST_USER_PROTOCOL_F_REPLY_ACK |
+		      1u << VHOST_USER_PROTOCOL_F_MTU | 1u << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
 		      1u << VHOST_USER_PROTOCOL_F_CONFIG | 1u << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD |
-		      1u << VHOST_USER_PROTOCOL_F_RESET_DEVICE | 1u << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
-		      1u << VHOST_USER_PROTOCOL_F_STATUS;
+		      1u << VHOST_USER_PROTOCOL_F_RESET_DEVICE |
+		      1u << VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | 1u << VHOST_USER_PROTOCOL_F_STATUS;
 	s->n_queues = SCRIPT_RINGS;
 	s->n_slots = 32;
 	for (unsigned k = 0; k < sizeof(s->config); k++)
@@ -76,10 +78,12 @@ static void check_order(struct script *s, const struct vhost_user_message *m)
 		return;
 	}
 	if (rule->protocol >= 0 && !(s->set_protocol >> rule->protocol & 1))
-		rule_broken(s, "%s without %s", rule->name, vhost_user_protocol_feature_name((unsigned)rule->protocol));
+		rule_broken(s, "%s without %s", rule->name,
+			    vhost_user_protocol_feature_name((unsigned)rule->protocol));
 	if (rule->feature >= 0 && !(s->set_features >> rule->feature & 1))
 		rule_broken(s, "%s without feature %d", rule->name, rule->feature);
-	if (m->request >= VHOST_USER_SET_MEM_TABLE && m->request <= VHOST_USER_SET_VRING_ERR && !heard_before(s, VHOST_USER_SET_OWNER))
+	if (m->request >= VHOST_USER_SET_MEM_TABLE && m->request <= VHOST_USER_SET_VRING_ERR &&
+	    !heard_before(s, VHOST_USER_SET_OWNER))
 		rule_broken(s, "%s before SET_OWNER", rule->name);
 	if (m->request == VHOST_USER_SET_VRING_ADDR && !s->n_regions)
 		rule_broken(s, "SET_VRING_ADDR before memory");
@@ -89,7 +93,8 @@ static void check_order(struct script *s, const struct vhost_user_message *m)
 
 static void obey_ring(struct script *s, const struct vhost_user_message *m)
 {
-	struct script_ring *r = ring_of(s, m->request == VHOST_USER_SET_VRING_ADDR ? m->addr.index : m->state.index);
+	struct script_ring *r =
+	    ring_of(s, m->request == VHOST_USER_SET_VRING_ADDR ? m->addr.index : m->state.index);
 
 	switch (m->request) {
 	case VHOST_USER_SET_VRING_NUM:
@@ -171,7 +176,8 @@ static void obey(struct script *s, struct vhost_user_message *m, struct vhost_us
 		obey_file(s, m);
 		break;
 	case VHOST_USER_GET_VRING_BASE:
-		answer->state = (struct vhost_vring_state){ m->state.index, ring_of(s, m->state.index)->base + 5 };
+		answer->state =
+		    (struct vhost_vring_state){m->state.index, ring_of(s, m->state.index)->base + 5};
 		ring_of(s, m->state.index)->is_started = false;
 		break;
 	case VHOST_USER_SET_BACKEND_REQ_FD:
@@ -214,8 +220,8 @@ static void obey(struct script *s, struct vhost_user_message *m, struct vhost_us
 
 static bool is_faulty(const struct script *s, const struct vhost_user_message *m)
 {
-	return s->connections <= s->fault_times &&
-	       ((s->fault_at && s->n_heard == s->fault_at) || (s->fault_request && m->request == s->fault_request));
+	return s->connections <= s->fault_times && ((s->fault_at && s->n_heard == s->fault_at) ||
+						    (s->fault_request && m->request == s->fault_request));
 }
 
 static bool lie(struct script *s, enum fault fault, struct vhost_user_message *answer)
@@ -225,7 +231,8 @@ static bool lie(struct script *s, enum fault fault, struct vhost_user_message *a
 		memset(answer->bytes, 0xff, answer->size);
 		break;
 	case WRONG_REQUEST:
-		answer->request = answer->request == VHOST_USER_GET_FEATURES ? VHOST_USER_SET_FEATURES : VHOST_USER_GET_FEATURES;
+		answer->request = answer->request == VHOST_USER_GET_FEATURES ? VHOST_USER_SET_FEATURES
+									     : VHOST_USER_GET_FEATURES;
 		break;
 	case WRONG_SIZE:
 		answer->size += 4;
@@ -306,7 +313,7 @@ static void end(struct script *s)
 
 static bool wait_for(struct script *s, int fd)
 {
-	struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = s->stop_fd, .events = POLLIN } };
+	struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = s->stop_fd, .events = POLLIN}};
 
 	while (poll(p, 2, -1) < 0 && errno == EINTR)
 		continue;
@@ -315,7 +322,7 @@ static bool wait_for(struct script *s, int fd)
 
 static void session(struct script *s)
 {
-	struct vhost_user_receiver receiver = { 0 };
+	struct vhost_user_receiver receiver = {0};
 	bool goes_on = true;
 
 	while (goes_on && wait_for(s, s->socket)) {
@@ -339,9 +346,11 @@ static int meet(struct script *s)
 	int fd;
 
 	if (!s->client)
-		return wait_for(s, s->listener) ? accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC) : -1;
+		return wait_for(s, s->listener)
+			   ? accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+			   : -1;
 	for (;;) {
-		struct pollfd p = { .fd = s->stop_fd, .events = POLLIN };
+		struct pollfd p = {.fd = s->stop_fd, .events = POLLIN};
 
 		if (!vhost_socket_connect(s->path, &fd, why, sizeof(why)))
 			return fd;
@@ -404,7 +413,7 @@ void script_look(struct script *s, struct script *copy)
 
 int64_t script_ask(struct script *s, struct vhost_user_message *m)
 {
-	struct vhost_user_receiver receiver = { 0 };
+	struct vhost_user_receiver receiver = {0};
 	int channel;
 
 	pthread_mutex_lock(&s->lock);

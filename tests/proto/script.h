@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A vhost-user back end that does as a script says: it answers like an honest one, notes what it was told, and at one chosen
- * message dies, refuses, keeps silent or lies. It serves no rings.
+ * A vhost-user back end that does as a script says: it answers like an honest one, notes what it was told,
+ * and at one chosen message dies, refuses, keeps silent or lies. It serves no rings.
  */
 #ifndef GUISE_TESTS_PROTO_SCRIPT_H
 #define GUISE_TESTS_PROTO_SCRIPT_H
@@ -13,17 +13,17 @@
 
 enum fault {
 	HONEST,
-	DIE_BEFORE,	   /* the message is read, the connection closed */
-	DIE_AFTER,	   /* answered first */
-	REFUSE,		   /* acknowledged with an error; its own reply: all ones */
-	SILENT,		   /* no answer */
-	WRONG_REQUEST,	   /* the answer names another request */
+	DIE_BEFORE,    /* the message is read, the connection closed */
+	DIE_AFTER,     /* answered first */
+	REFUSE,	       /* acknowledged with an error; its own reply: all ones */
+	SILENT,	       /* no answer */
+	WRONG_REQUEST, /* the answer names another request */
 	WRONG_SIZE,
 	WRONG_VERSION,
 	NOT_A_REPLY,
 	EXTRA_FD,
-	HALF_A_HEADER,	   /* ...and then the end */
-	TALK_UNASKED,	   /* two answers */
+	HALF_A_HEADER, /* ...and then the end */
+	TALK_UNASKED,  /* two answers */
 	FAULTS
 };
 
@@ -38,10 +38,10 @@ struct script_ring {
 struct script {
 	/* set before script_start() */
 	char path[100];
-	bool client;	   /* connect; else listen */
+	bool client; /* connect; else listen */
 	uint64_t features, protocol, n_queues, n_slots;
 	enum fault fault;
-	unsigned fault_at; /* n-th message of a connection, from 1; 0: none */
+	unsigned fault_at;	/* n-th message of a connection, from 1; 0: none */
 	uint32_t fault_request; /* or: this request; 0: none */
 	unsigned fault_times;	/* in this many connections */
 

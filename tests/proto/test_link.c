@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* The lasting link and the front end's session, against scripted back ends: order, deaths, refusals and lies at every message. */
+/* The lasting link and the front end's session, against scripted back ends: order, deaths, refusals and lies
+ * at every message. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/virtio_config.h>
@@ -48,11 +49,12 @@ static void on_config(void *opaque)
 	((struct rig *)opaque)->config_changed++;
 }
 
-static const struct vhost_link_events events = { .connected = on_connected, .disconnected = on_disconnected, .config_changed = on_config };
+static const struct vhost_link_events events = {
+    .connected = on_connected, .disconnected = on_disconnected, .config_changed = on_config};
 
 static void build(struct rig *r, const char *name)
 {
-	struct mem_slot slot = { .size = RAM };
+	struct mem_slot slot = {.size = RAM};
 
 	memset(r, 0, sizeof(*r));
 	log_set_level(LOG_ERROR); /* faults are what is tested here */
@@ -64,8 +66,8 @@ static void build(struct rig *r, const char *name)
 	assert_int_equal(memory_set_slot(&r->mem, &slot), 0);
 	assert_int_equal(vhost_regions(&r->mem, r->region, 8), 1);
 	for (unsigned k = 0; k < RINGS; k++) {
-		r->ring[k] = (struct vhost_ring){ .base = 3, .err_fd = -1 };
-		r->ring[k].config = (struct virtq_config){ .size = SIZE, .desc = 0x10000 * (k + 1) };
+		r->ring[k] = (struct vhost_ring){.base = 3, .err_fd = -1};
+		r->ring[k].config = (struct virtq_config){.size = SIZE, .desc = 0x10000 * (k + 1)};
 		r->ring[k].config.driver = r->ring[k].config.desc + 0x1000;
 		r->ring[k].config.device = r->ring[k].config.desc + 0x2000;
 		((struct vring_used *)(r->ram + r->ring[k].config.device))->idx = USED_INDEX;
@@ -73,9 +75,21 @@ static void build(struct rig *r, const char *name)
 		r->ring[k].call_fd = eventfd(0, EFD_NONBLOCK);
 	}
 	r->config = (struct vhost_link_config){
-		.owner = "test", .path = r->script.path, .device_id = 1, .features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_NET_F_MTU,
-		.required = 1ull << VIRTIO_F_VERSION_1, .n_rings = RINGS, .ring_size = SIZE, .config_size = CONFIG, .inflight = true,
-		.has_mac = true, .mac = { 2, 0, 0, 0, 0, 1 }, .mtu = 1400, .timeout_ms = 300, .events = &events, .opaque = r,
+	    .owner = "test",
+	    .path = r->script.path,
+	    .device_id = 1,
+	    .features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_NET_F_MTU,
+	    .required = 1ull << VIRTIO_F_VERSION_1,
+	    .n_rings = RINGS,
+	    .ring_size = SIZE,
+	    .config_size = CONFIG,
+	    .inflight = true,
+	    .has_mac = true,
+	    .mac = {2, 0, 0, 0, 0, 1},
+	    .mtu = 1400,
+	    .timeout_ms = 300,
+	    .events = &events,
+	    .opaque = r,
 	};
 }
 
@@ -89,7 +103,8 @@ static void open_link(struct rig *r)
 
 static void start(struct rig *r)
 {
-	assert_int_equal(vhost_link_start(r->link, 1ull << VIRTIO_F_VERSION_1, r->region, 1, r->ring, RINGS), 0);
+	assert_int_equal(vhost_link_start(r->link, 1ull << VIRTIO_F_VERSION_1, r->region, 1, r->ring, RINGS),
+			 0);
 }
 
 static void end(struct rig *r)
@@ -111,18 +126,19 @@ static bool both_served(struct rig *r)
 
 	script_look(&r->script, &s);
 	for (unsigned k = 0; k < RINGS; k++)
-		served &= s.ring[k].is_started && (s.ring[k].is_enabled || !(s.features & VHOST_USER_F_PROTOCOL_FEATURES_BIT));
+		served &= s.ring[k].is_started &&
+			  (s.ring[k].is_enabled || !(s.features & VHOST_USER_F_PROTOCOL_FEATURES_BIT));
 	return s.socket >= 0 && served;
 }
 
-#define wait_until(condition)                          \
-	do {                                           \
-		unsigned waited_ms = 0;                \
-		while (!(condition)) {                 \
-			usleep(2000);                  \
-			if ((waited_ms += 2) > 60000)  \
-				fail_msg("60 s without " #condition); \
-		}                                      \
+#define wait_until(condition)                                                                                \
+	do {                                                                                                 \
+		unsigned waited_ms = 0;                                                                      \
+		while (!(condition)) {                                                                       \
+			usleep(2000);                                                                        \
+			if ((waited_ms += 2) > 60000)                                                        \
+				fail_msg("60 s without " #condition);                                        \
+		}                                                                                            \
 	} while (0)
 
 /* --- honest back ends --- */
@@ -170,7 +186,8 @@ static void whole_session(void **state)
 	assert_int_equal(s.config[8], 99);
 	assert_int_equal(s.n_regions, 1);
 	assert_int_equal(s.rarps, 0);
-	assert_int_equal(eventfd_read(r.ring[0].kick_fd, &count), 0); /* in case the driver had kicked before */
+	assert_int_equal(eventfd_read(r.ring[0].kick_fd, &count),
+			 0); /* in case the driver had kicked before */
 	assert_int_equal(vhost_link_enable(r.link, 1, true), 0);
 	assert_true(both_served(&r));
 	vhost_link_stop(r.link, base);
@@ -240,7 +257,8 @@ static void memory_changes(void **state)
 		assert_int_equal(vhost_link_set_memory(r.link, three, 3), 0);
 		script_look(&r.script, &s);
 		assert_int_equal(s.n_regions, 3);
-		assert_int_equal(s.heard[s.n_heard - 1], slots ? VHOST_USER_ADD_MEM_REG : VHOST_USER_SET_MEM_TABLE);
+		assert_int_equal(s.heard[s.n_heard - 1],
+				 slots ? VHOST_USER_ADD_MEM_REG : VHOST_USER_SET_MEM_TABLE);
 		assert_int_equal(vhost_link_set_memory(r.link, r.region, 1), 0);
 		script_look(&r.script, &s);
 		assert_int_equal(s.n_regions, 1);
@@ -310,11 +328,14 @@ static void refused_by_us(void **state)
 	assert_int_equal(vhost_link_wait(r.link, 10000), 0);
 	memcpy(far, r.ring, sizeof(far));
 	far[1].config.device = RAM - 8;
-	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 1, far, RINGS), -EINVAL);
+	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 1, far, RINGS),
+			 -EINVAL);
 	assert_int_equal(vhost_link_start(r.link, 1ull << 40, r.region, 1, r.ring, RINGS), -EINVAL);
-	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 0, r.ring, RINGS), -EINVAL);
+	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 0, r.ring, RINGS),
+			 -EINVAL);
 	start(&r);
-	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 1, r.ring, RINGS), -EBUSY);
+	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1, r.region, 1, r.ring, RINGS),
+			 -EBUSY);
 	end(&r);
 }
 
@@ -332,7 +353,10 @@ static void back_end_requests(void **state)
 	script_start(&r.script);
 	open_link(&r);
 	assert_int_equal(vhost_link_wait(r.link, 10000), 0);
-	assert_int_equal(vhost_link_start(r.link, 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_ACCESS_PLATFORM, r.region, 1, r.ring, RINGS), 0);
+	assert_int_equal(vhost_link_start(r.link,
+					  1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_ACCESS_PLATFORM,
+					  r.region, 1, r.ring, RINGS),
+			 0);
 	pthread_mutex_lock(&r.script.lock);
 	assert_int_equal(r.script.ring[0].addr.desc_user_addr, r.ring[0].config.desc); /* an IOVA */
 	r.script.config[2] = 77;
@@ -343,13 +367,13 @@ static void back_end_requests(void **state)
 	assert_int_equal(vhost_link_read_config(r.link, 0, space, 4), 0);
 	assert_int_equal(space[2], 77);
 	vhost_user_request_init(&m, VHOST_USER_BACK_END, VHOST_USER_BACKEND_IOTLB_MSG);
-	m.iotlb = (struct vhost_iotlb_msg){ .iova = 0x5000, .perm = VHOST_ACCESS_RW, .type = VHOST_IOTLB_MISS };
+	m.iotlb = (struct vhost_iotlb_msg){.iova = 0x5000, .perm = VHOST_ACCESS_RW, .type = VHOST_IOTLB_MISS};
 	assert_int_equal(script_ask(&r.script, &m), 0);
 	pthread_mutex_lock(&r.script.lock);
 	assert_int_equal(r.script.heard[r.script.n_heard - 1], VHOST_USER_IOTLB_MSG);
 	pthread_mutex_unlock(&r.script.lock);
 	vhost_user_request_init(&m, VHOST_USER_BACK_END, VHOST_USER_BACKEND_IOTLB_MSG);
-	m.iotlb = (struct vhost_iotlb_msg){ .iova = 1ull << 40, .type = VHOST_IOTLB_MISS };
+	m.iotlb = (struct vhost_iotlb_msg){.iova = 1ull << 40, .type = VHOST_IOTLB_MISS};
 	assert_int_equal(script_ask(&r.script, &m), 1);
 	vhost_user_request_init(&m, VHOST_USER_BACK_END, VHOST_USER_BACKEND_SHARED_OBJECT_ADD);
 	assert_int_equal(script_ask(&r.script, &m), 1);
@@ -411,8 +435,8 @@ static void death_at_every_message(void **state)
 
 static void lies_at_every_message(void **state)
 {
-	static const enum fault lie[] = { REFUSE, WRONG_REQUEST, WRONG_SIZE, WRONG_VERSION, NOT_A_REPLY, EXTRA_FD, HALF_A_HEADER,
-					  TALK_UNASKED };
+	static const enum fault lie[] = {REFUSE,      WRONG_REQUEST, WRONG_SIZE,    WRONG_VERSION,
+					 NOT_A_REPLY, EXTRA_FD,	     HALF_A_HEADER, TALK_UNASKED};
 	enum { LIES = sizeof(lie) / sizeof(lie[0]) };
 	unsigned n = messages_of_a_session();
 
@@ -420,21 +444,24 @@ static void lies_at_every_message(void **state)
 		for (unsigned k = 0; k < 3; k++) { /* each at some messages of every kind */
 			enum fault fault = lie[(at + 3 * k) % LIES];
 
-			if (fault != REFUSE || at > 12) /* a "refused" GET_FEATURES is an offer like any other */
+			if (fault != REFUSE ||
+			    at > 12) /* a "refused" GET_FEATURES is an offer like any other */
 				survive(fault, at, 0, 1);
 		}
 }
 
 static void silence(void **state)
 {
-	static const uint32_t request[] = { VHOST_USER_GET_FEATURES, VHOST_USER_SET_OWNER, VHOST_USER_ADD_MEM_REG,
-					    VHOST_USER_SET_VRING_KICK, VHOST_USER_GET_CONFIG };
+	static const uint32_t request[] = {VHOST_USER_GET_FEATURES, VHOST_USER_SET_OWNER,
+					   VHOST_USER_ADD_MEM_REG, VHOST_USER_SET_VRING_KICK,
+					   VHOST_USER_GET_CONFIG};
 
 	for (unsigned k = 0; k < sizeof(request) / sizeof(request[0]); k++)
 		survive(SILENT, 0, request[k], 1);
 }
 
-/* The rings go on where the used index is, the inflight area goes from back end to back end, the network is told. */
+/* The rings go on where the used index is, the inflight area goes from back end to back end, the network is
+ * told. */
 static void reconnect(void **state)
 {
 	struct rig r;
@@ -446,13 +473,18 @@ static void reconnect(void **state)
 	open_link(&r);
 	assert_int_equal(vhost_link_wait(r.link, 10000), 0);
 	start(&r);
+	assert_int_equal(vhost_link_write_config(r.link, 32, "\xaa", 1), 0);
 	for (unsigned k = 2; k < 8; k++) {
+		pthread_mutex_lock(&r.script.lock);
+		r.script.config[32] = 0;
+		pthread_mutex_unlock(&r.script.lock);
 		script_hang_up(&r.script);
 		wait_until(r.connected == k);
 		assert_int_equal(r.disconnected, k - 1);
 		check_rings(&r, USED_INDEX);
 		script_look(&r.script, &s);
 		assert_int_equal(s.rarps, k - 1);
+		assert_int_equal(s.config[32], 0xaa); /* what the driver wrote is written again */
 		for (unsigned m = 0; m < s.n_heard; m++)
 			assert_int_not_equal(s.heard[m], VHOST_USER_GET_INFLIGHT_FD);
 		assert_int_equal(eventfd_read(r.ring[1].call_fd, &count), 0); /* in case a call was lost */
@@ -521,20 +553,20 @@ static void owner_without_back_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(whole_session),
-		cmocka_unit_test(bare_back_end),
-		cmocka_unit_test(server_role),
-		cmocka_unit_test(memory_changes),
-		cmocka_unit_test(dirty_log),
-		cmocka_unit_test(single_rings),
-		cmocka_unit_test(refused_by_us),
-		cmocka_unit_test(back_end_requests),
-		cmocka_unit_test(reconnect),
-		cmocka_unit_test(lesser_successor),
-		cmocka_unit_test(owner_without_back_end),
-		cmocka_unit_test(silence),
-		cmocka_unit_test(death_at_every_message),
-		cmocka_unit_test(lies_at_every_message),
+	    cmocka_unit_test(whole_session),
+	    cmocka_unit_test(bare_back_end),
+	    cmocka_unit_test(server_role),
+	    cmocka_unit_test(memory_changes),
+	    cmocka_unit_test(dirty_log),
+	    cmocka_unit_test(single_rings),
+	    cmocka_unit_test(refused_by_us),
+	    cmocka_unit_test(back_end_requests),
+	    cmocka_unit_test(reconnect),
+	    cmocka_unit_test(lesser_successor),
+	    cmocka_unit_test(owner_without_back_end),
+	    cmocka_unit_test(silence),
+	    cmocka_unit_test(death_at_every_message),
+	    cmocka_unit_test(lies_at_every_message),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,7 @@ struct rig {
 
 static void build(struct rig *r, unsigned options)
 {
-	struct mem_slot slot = { .size = RAM, .fd = -1 };
+	struct mem_slot slot = {.size = RAM, .fd = -1};
 
 	memset(r, 0, sizeof(*r));
 	r->ram = aligned_alloc(4096, RAM);
@@ -31,7 +31,8 @@ static void build(struct rig *r, unsigned options)
 	slot.hva = r->ram;
 	memory_init(&r->mem);
 	assert_int_equal(memory_set_slot(&r->mem, &slot), 0);
-	r->config = (struct virtq_config){ .size = SIZE, .options = options, .desc = 0x1000, .driver = 0x2000, .device = 0x3000 };
+	r->config = (struct virtq_config){
+	    .size = SIZE, .options = options, .desc = 0x1000, .driver = 0x2000, .device = 0x3000};
 	assert_int_equal(virtq_driver_start(&r->driver, &r->mem, &r->config), 0);
 	assert_int_equal(virtq_start(&r->device, &r->mem, &r->config, virtq_fresh_base(options)), 0);
 }
@@ -45,7 +46,8 @@ static void end(struct rig *r)
 
 static uint32_t restored(struct rig *r)
 {
-	return vhost_restore_base(&r->config, r->ram + r->config.desc, r->ram + r->config.driver, r->ram + r->config.device);
+	return vhost_restore_base(&r->config, r->ram + r->config.desc, r->ram + r->config.driver,
+				  r->ram + r->config.device);
 }
 
 static void add(struct rig *r, unsigned n)
@@ -53,14 +55,14 @@ static void add(struct rig *r, unsigned n)
 	struct virtq_segment segment[SIZE];
 
 	for (unsigned k = 0; k < n; k++)
-		segment[k] = (struct virtq_segment){ 0x8000 + k * BUFFER, BUFFER };
+		segment[k] = (struct virtq_segment){0x8000 + k * BUFFER, BUFFER};
 	virtq_driver_add(&r->driver, segment, n, 0, r);
 }
 
 static void serve(struct rig *r, bool push)
 {
 	struct iovec iov[SIZE];
-	struct virtq_chain chain = { .iov = iov, .capacity = SIZE };
+	struct virtq_chain chain = {.iov = iov, .capacity = SIZE};
 
 	if (virtq_pop(&r->device, &chain) <= 0)
 		return;
@@ -72,7 +74,8 @@ static void serve(struct rig *r, bool push)
 	r->last_id = chain.id;
 }
 
-/* Random traffic in which everything that the device takes is used at once: where it stands is known at every step. */
+/* Random traffic in which everything that the device takes is used at once: where it stands is known at every
+ * step. */
 static void run(unsigned options, unsigned longest)
 {
 	struct rig r;
@@ -115,8 +118,8 @@ static void packed(void **state)
 }
 
 /*
- * Without INDIRECT nobody can tell when the oldest outstanding list has the id of the last used one, or when the full ring
- * has no used entry left.
+ * Without INDIRECT nobody can tell when the oldest outstanding list has the id of the last used one, or when
+ * the full ring has no used entry left.
  */
 static bool is_ambiguous(struct rig *r)
 {
@@ -167,9 +170,9 @@ static void packed_lists(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(split),
-		cmocka_unit_test(packed),
-		cmocka_unit_test(packed_lists),
+	    cmocka_unit_test(split),
+	    cmocka_unit_test(packed),
+	    cmocka_unit_test(packed_lists),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
