@@ -22,10 +22,10 @@ struct vhost_blk {
 };
 
 static const uint64_t blk_features =
-    1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_GEOMETRY |
-    1ull << VIRTIO_BLK_F_RO | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
-    1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE | 1ull << VIRTIO_BLK_F_MQ |
-    1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
+	1ull << VIRTIO_BLK_F_SIZE_MAX | 1ull << VIRTIO_BLK_F_SEG_MAX | 1ull << VIRTIO_BLK_F_GEOMETRY |
+	1ull << VIRTIO_BLK_F_RO | 1ull << VIRTIO_BLK_F_BLK_SIZE | 1ull << VIRTIO_BLK_F_FLUSH |
+	1ull << VIRTIO_BLK_F_TOPOLOGY | 1ull << VIRTIO_BLK_F_CONFIG_WCE | 1ull << VIRTIO_BLK_F_MQ |
+	1ull << VIRTIO_BLK_F_DISCARD | 1ull << VIRTIO_BLK_F_WRITE_ZEROES;
 
 static int start(void *opaque)
 {
@@ -57,16 +57,16 @@ static void write_config(void *opaque, uint32_t offset, const void *data, unsign
 }
 
 static const struct virtio_type blk_type = {
-    .name = "vhost-blk",
-    .id = 2,
-    .config_size = CONFIG_SIZE,
-    .start = start,
-    .stop = stop,
-    .read_config = read_config,
-    .write_config = write_config,
-    .stop_queue = served_halt_queue,
-    .start_queue = served_start_queue,
-    .watch_calls = served_watch_calls,
+	.name = "vhost-blk",
+	.id = 2,
+	.config_size = CONFIG_SIZE,
+	.start = start,
+	.stop = stop,
+	.read_config = read_config,
+	.write_config = write_config,
+	.stop_queue = served_halt_queue,
+	.start_queue = served_start_queue,
+	.watch_calls = served_watch_calls,
 };
 
 /* The back end's disk may have grown. */
@@ -118,12 +118,12 @@ int vhost_blk_new(const struct served_config *config, const struct dma *dma, str
 		  char *why, unsigned why_size)
 {
 	struct vhost_link_config link = {
-	    .device_id = 2,
-	    .features = blk_features | served_ring_features(config),
-	    .n_rings = MAX_QUEUES,
-	    .config_size = CONFIG_SIZE,
-	    .inflight = true,
-	    .events = &events,
+		.device_id = 2,
+		.features = blk_features | served_ring_features(config),
+		.n_rings = MAX_QUEUES,
+		.config_size = CONFIG_SIZE,
+		.inflight = true,
+		.events = &events,
 	};
 	struct vhost_blk *blk = calloc(1, sizeof(*blk));
 	uint16_t sizes[MAX_QUEUES];

@@ -29,12 +29,12 @@ struct vhost_net {
 
 /* For the back end to have or not. */
 static const uint64_t net_features =
-    1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_MTU |
-    1ull << VIRTIO_NET_F_GUEST_TSO4 | 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN |
-    1ull << VIRTIO_NET_F_GUEST_UFO | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 |
-    1ull << VIRTIO_NET_F_HOST_ECN | 1ull << VIRTIO_NET_F_HOST_UFO | 1ull << VIRTIO_NET_F_MRG_RXBUF |
-    1ull << VIRTIO_NET_F_MQ | 1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_CTRL_RX |
-    1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
+	1ull << VIRTIO_NET_F_CSUM | 1ull << VIRTIO_NET_F_GUEST_CSUM | 1ull << VIRTIO_NET_F_MTU |
+	1ull << VIRTIO_NET_F_GUEST_TSO4 | 1ull << VIRTIO_NET_F_GUEST_TSO6 | 1ull << VIRTIO_NET_F_GUEST_ECN |
+	1ull << VIRTIO_NET_F_GUEST_UFO | 1ull << VIRTIO_NET_F_HOST_TSO4 | 1ull << VIRTIO_NET_F_HOST_TSO6 |
+	1ull << VIRTIO_NET_F_HOST_ECN | 1ull << VIRTIO_NET_F_HOST_UFO | 1ull << VIRTIO_NET_F_MRG_RXBUF |
+	1ull << VIRTIO_NET_F_MQ | 1ull << VIRTIO_NET_F_CTRL_VQ | 1ull << VIRTIO_NET_F_CTRL_RX |
+	1ull << VIRTIO_NET_F_CTRL_MAC_ADDR | 1ull << VIRTIO_NET_F_GUEST_ANNOUNCE;
 
 /* Ours, whatever the back end says. */
 static const uint64_t own_features = 1ull << VIRTIO_NET_F_MAC | 1ull << VIRTIO_NET_F_STATUS |
@@ -159,15 +159,15 @@ static void read_config(void *opaque, uint32_t offset, void *data, unsigned size
 }
 
 static const struct virtio_type net_type = {
-    .name = "vhost-net",
-    .id = 1,
-    .config_size = offsetof(struct virtio_net_config, speed),
-    .start = start,
-    .stop = stop,
-    .read_config = read_config,
-    .stop_queue = served_halt_queue,
-    .start_queue = served_start_queue,
-    .watch_calls = served_watch_calls,
+	.name = "vhost-net",
+	.id = 1,
+	.config_size = offsetof(struct virtio_net_config, speed),
+	.start = start,
+	.stop = stop,
+	.read_config = read_config,
+	.stop_queue = served_halt_queue,
+	.start_queue = served_start_queue,
+	.watch_calls = served_watch_calls,
 };
 
 static void tell(struct vhost_net *net)
@@ -176,30 +176,47 @@ static void tell(struct vhost_net *net)
 		virtio_config_changed(&net->served.device);
 }
 
-static bool can_announce(struct vhost_net *net)
+/* Who tells the network, when a back end is there again: the driver, if it can; the back end; nobody without
+ * a driver. */
+enum announcer { NOBODY, THE_DRIVER, THE_BACK_END };
+
+static enum announcer announcer_of(struct vhost_net *net)
 {
 	struct virtio_device *d = &net->served.device;
-	bool can;
+	enum announcer who = NOBODY;
 
+	if (!virtio_get_status(d)) /* else a transport is there, and what the device was made of */
+		return NOBODY;
 	pthread_mutex_lock(&d->lock);
-	can = d->started && virtio_has(d, VIRTIO_NET_F_GUEST_ANNOUNCE);
+	if (d->started)
+		who = virtio_has(d, VIRTIO_NET_F_GUEST_ANNOUNCE) ? THE_DRIVER : THE_BACK_END;
 	pthread_mutex_unlock(&d->lock);
-	return can;
+	return who;
+}
+
+static void announce_by_back_end(struct vhost_net *net)
+{
+	uint8_t mac[6];
+
+	pthread_mutex_lock(&net->lock);
+	memcpy(mac, net->config.mac, 6);
+	pthread_mutex_unlock(&net->lock);
+	vhost_link_announce(net->served.link, mac);
 }
 
 static void connected(void *opaque)
 {
 	struct vhost_net *net = net_of(opaque);
+	enum announcer who = NOBODY;
 	struct vhost_link_info info;
-	bool is_driver_there = virtio_get_status(&net->served.device); /* so a transport is, too */
 
 	vhost_link_info(net->served.link, &info);
-	change_status(
-	    net,
-	    VIRTIO_NET_S_LINK_UP |
-		(is_driver_there && info.connections > 1 && can_announce(net) ? VIRTIO_NET_S_ANNOUNCE : 0),
-	    0);
+	if (info.connections > 1)
+		who = announcer_of(net);
+	change_status(net, VIRTIO_NET_S_LINK_UP | (who == THE_DRIVER ? VIRTIO_NET_S_ANNOUNCE : 0), 0);
 	tell(net);
+	if (who == THE_BACK_END)
+		announce_by_back_end(net);
 }
 
 static void disconnected(void *opaque)
@@ -259,12 +276,11 @@ int vhost_net_new(const struct served_config *config, const struct dma *dma, str
 		  char *why, unsigned why_size)
 {
 	struct vhost_link_config link = {
-	    .device_id = 1,
-	    .features = net_features | served_ring_features(config),
-	    .n_rings = 2 * config->n_queues + 1,
-	    .has_mac = true,
-	    .mtu = config->mtu,
-	    .events = &events,
+		.device_id = 1,
+		.features = net_features | served_ring_features(config),
+		.n_rings = 2 * config->n_queues + 1,
+		.mtu = config->mtu,
+		.events = &events,
 	};
 	struct vhost_net *net = calloc(1, sizeof(*net));
 	int err = !net ? -ENOMEM : !config->n_queues || config->n_queues > NET_MAX_PAIRS ? -EINVAL : 0;
@@ -278,11 +294,10 @@ int vhost_net_new(const struct served_config *config, const struct dma *dma, str
 	net->served.free = net_free_served;
 	pthread_mutex_init(&net->lock, NULL);
 	net->n_pairs = config->n_queues;
-	net->config =
-	    (struct virtio_net_config){.max_virtqueue_pairs = (uint16_t)config->n_queues, .mtu = config->mtu};
+	net->config = (struct virtio_net_config){.max_virtqueue_pairs = (uint16_t)config->n_queues,
+						 .mtu = config->mtu};
 	net->config.status = config->kernel ? VIRTIO_NET_S_LINK_UP : 0;
 	memcpy(net->config.mac, config->mac, 6);
-	memcpy(link.mac, config->mac, 6);
 	err = served_connect(&net->served, config, &link, why, why_size);
 	if (!err)
 		err = check_pairs(net, config, why, why_size);

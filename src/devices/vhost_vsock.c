@@ -34,13 +34,13 @@ static void read_config(void *opaque, uint32_t offset, void *data, unsigned size
 }
 
 static const struct virtio_type vsock_type = {
-    .name = "vhost-vsock",
-    .id = 19,
-    .config_size = sizeof(struct virtio_vsock_config),
-    .start = start,
-    .stop = stop,
-    .read_config = read_config,
-    .watch_calls = served_watch_calls,
+	.name = "vhost-vsock",
+	.id = 19,
+	.config_size = sizeof(struct virtio_vsock_config),
+	.start = start,
+	.stop = stop,
+	.read_config = read_config,
+	.watch_calls = served_watch_calls,
 };
 
 static void vsock_free(struct served *s)
@@ -53,9 +53,9 @@ int vhost_vsock_new(const struct served_config *config, const struct dma *dma, s
 {
 	static const uint16_t sizes[QUEUES] = {128, 128, 128};
 	struct vhost_link_config link = {
-	    .device_id = 19,
-	    .features = 1ull << VIRTIO_VSOCK_F_SEQPACKET | served_ring_features(config),
-	    .n_rings = QUEUES,
+		.device_id = 19,
+		.features = 1ull << VIRTIO_VSOCK_F_SEQPACKET | served_ring_features(config),
+		.n_rings = QUEUES,
 	};
 	struct vhost_vsock *vsock = calloc(1, sizeof(*vsock));
 	int err = vsock ? 0 : -ENOMEM;

@@ -36,7 +36,7 @@ static void add_pins(struct kvm_irq_routing *table)
 static int publish(struct machine *m)
 {
 	struct kvm_irq_routing *table =
-	    calloc(1, sizeof(*table) + (MAX_PINS + MACHINE_MSI_ROUTES) * sizeof(table->entries[0]));
+		calloc(1, sizeof(*table) + (MAX_PINS + MACHINE_MSI_ROUTES) * sizeof(table->entries[0]));
 	int err;
 
 	if (!table)

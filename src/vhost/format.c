@@ -42,8 +42,8 @@ static void add_memory(struct line *line, const struct vhost_user_message *m)
 static void add_u64(struct line *line, const struct vhost_user_message *m, bool reply)
 {
 	bool is_ring =
-	    !reply && (m->request == VHOST_USER_SET_VRING_KICK || m->request == VHOST_USER_SET_VRING_CALL ||
-		       m->request == VHOST_USER_SET_VRING_ERR);
+		!reply && (m->request == VHOST_USER_SET_VRING_KICK ||
+			   m->request == VHOST_USER_SET_VRING_CALL || m->request == VHOST_USER_SET_VRING_ERR);
 
 	if (is_ring)
 		add(line, " ring %u%s", (unsigned)(m->u64 & VHOST_USER_INDEX_MASK),

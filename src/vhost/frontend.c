@@ -94,8 +94,8 @@ static int settle(struct frontend *f)
 	uint64_t ignored;
 
 	return frontend_has(f, VHOST_USER_PROTOCOL_F_REPLY_ACK)
-		   ? 0
-		   : ask_u64(f, VHOST_USER_GET_FEATURES, &ignored);
+		       ? 0
+		       : ask_u64(f, VHOST_USER_GET_FEATURES, &ignored);
 }
 
 static int refuse(const struct frontend *f, int err, const char *what)
@@ -116,7 +116,7 @@ static int send_features(struct frontend *f)
 {
 	return say_u64(f, VHOST_USER_SET_FEATURES,
 		       f->features | (f->offered & VHOST_USER_F_PROTOCOL_FEATURES_BIT) |
-			   (f->is_logging ? 1ull << VHOST_F_LOG_ALL : 0));
+			       (f->is_logging ? 1ull << VHOST_F_LOG_ALL : 0));
 }
 
 static int set_features(struct vhost *v, uint64_t features)
@@ -206,12 +206,12 @@ static int send_changes(struct frontend *f, const struct vhost_region *region, u
 
 	for (unsigned k = 0; k < f->n_regions && !err; k++)
 		err = is_among(&f->region[k], region, n)
-			  ? 0
-			  : say_region(f, VHOST_USER_REM_MEM_REG, &f->region[k]);
+			      ? 0
+			      : say_region(f, VHOST_USER_REM_MEM_REG, &f->region[k]);
 	for (unsigned k = 0; k < n && !err; k++)
 		err = is_among(&region[k], f->region, f->n_regions)
-			  ? 0
-			  : say_region(f, VHOST_USER_ADD_MEM_REG, &region[k]);
+			      ? 0
+			      : say_region(f, VHOST_USER_ADD_MEM_REG, &region[k]);
 	return err;
 }
 
@@ -477,28 +477,28 @@ static void frontend_close(struct vhost *v)
 }
 
 static const struct vhost_ops frontend_ops = {
-    .kind = "vhost-user",
-    .get_features = get_features,
-    .set_features = set_features,
-    .set_memory = set_memory,
-    .start_ring = start_ring,
-    .stop_ring = stop_ring,
-    .enable_ring = enable_ring,
-    .get_config = get_config,
-    .set_config = set_config,
-    .set_inflight = set_inflight,
-    .set_status = set_status,
-    .reset = reset,
-    .announce = announce,
-    .set_mtu = set_mtu,
-    .set_log = set_log,
-    .close = frontend_close,
+	.kind = "vhost-user",
+	.get_features = get_features,
+	.set_features = set_features,
+	.set_memory = set_memory,
+	.start_ring = start_ring,
+	.stop_ring = stop_ring,
+	.enable_ring = enable_ring,
+	.get_config = get_config,
+	.set_config = set_config,
+	.set_inflight = set_inflight,
+	.set_status = set_status,
+	.reset = reset,
+	.announce = announce,
+	.set_mtu = set_mtu,
+	.set_log = set_log,
+	.close = frontend_close,
 };
 
 static int negotiate_protocol(struct frontend *f)
 {
 	uint64_t offered,
-	    wanted = f->config.protocol_features ? f->config.protocol_features : known_protocol_features;
+		wanted = f->config.protocol_features ? f->config.protocol_features : known_protocol_features;
 	int err;
 
 	if (!(f->offered & VHOST_USER_F_PROTOCOL_FEATURES_BIT))

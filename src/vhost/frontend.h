@@ -14,10 +14,10 @@
 #include "vhost/ops.h"
 
 struct vhost_frontend_config {
-	const char *owner; /* begins messages */
-	uint64_t
-	    protocol_features; /* that may be negotiated, of those that the front end knows; 0: all of them */
-	unsigned timeout_ms;   /* for one answer */
+	const char *owner;	    /* begins messages */
+	uint64_t protocol_features; /* that may be negotiated, of those that the front end knows; 0: all of
+				       them */
+	unsigned timeout_ms;	    /* for one answer */
 	/* The back end's configuration space changed. Called from within a request, or
 	 * vhost_frontend_serve(). May be NULL. */
 	void (*config_changed)(void *opaque);
@@ -39,7 +39,7 @@ void vhost_frontend_info(const struct vhost *v, struct vhost_frontend_info *info
 
 int vhost_frontend_socket(const struct vhost *v); /* readable outside a request: see vhost_frontend_check() */
 int vhost_frontend_channel(
-    const struct vhost *v); /* readable: vhost_frontend_serve(); -1: the back end asks nothing */
+	const struct vhost *v); /* readable: vhost_frontend_serve(); -1: the back end asks nothing */
 /* The socket became readable: 0, it was an answer that is taken already; -ECONNRESET: the back end is gone;
  * -EPROTO: it talks unasked. */
 int vhost_frontend_check(struct vhost *v);

@@ -18,7 +18,7 @@ struct frontend {
 	int socket, channel;	/* channel: our end of the back end's requests, or -1 */
 	bool is_channel_broken; /* and not looked at any more */
 	uint64_t offered, features,
-	    protocol; /* virtio features offered and set; protocol features negotiated */
+		protocol; /* virtio features offered and set; protocol features negotiated */
 	unsigned max_rings, max_regions;
 	bool is_logging;
 	bool in_request; /* a request waits for its answer: IOTLB misses must wait, too */

@@ -71,11 +71,11 @@ static int call_all(const struct vhost_kernel *k, unsigned long request, const v
 static const struct {
 	unsigned offload, host_bit, guest_bit;
 } offload_bits[] = {
-    {PORT_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
-    {PORT_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
-    {PORT_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
-    {PORT_ECN, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_ECN},
-    {PORT_UFO, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
+	{PORT_CSUM, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM},
+	{PORT_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_GUEST_TSO4},
+	{PORT_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6},
+	{PORT_ECN, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_ECN},
+	{PORT_UFO, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO},
 };
 enum { N_OFFLOADS = sizeof(offload_bits) / sizeof(offload_bits[0]) };
 
@@ -85,16 +85,17 @@ static int get_features(struct vhost *v, uint64_t *features)
 	struct vhost_kernel *k = kernel_of(v);
 
 	*features =
-	    k->kernel_features & ~(1ull << VIRTIO_F_ACCESS_PLATFORM | 1ull << VHOST_NET_F_VIRTIO_NET_HDR);
+		k->kernel_features & ~(1ull << VIRTIO_F_ACCESS_PLATFORM | 1ull << VHOST_NET_F_VIRTIO_NET_HDR);
 	if (!k->tap)
 		return 0;
 	*features |= k->n_fds > 1 ? 1ull << VIRTIO_NET_F_MQ : 0;
 	for (unsigned i = 0; i < N_OFFLOADS; i++) {
-		*features |=
-		    k->tap->send_offloads & offload_bits[i].offload ? 1ull << offload_bits[i].host_bit : 0;
+		*features |= k->tap->send_offloads & offload_bits[i].offload
+				     ? 1ull << offload_bits[i].host_bit
+				     : 0;
 		*features |= k->tap->receive_offloads & offload_bits[i].offload
-				 ? 1ull << offload_bits[i].guest_bit
-				 : 0;
+				     ? 1ull << offload_bits[i].guest_bit
+				     : 0;
 	}
 	return 0;
 }
@@ -134,8 +135,8 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 		return -ENOMEM;
 	table->nregions = n;
 	for (unsigned i = 0; i < n; i++)
-		table->regions[i] =
-		    (struct vhost_memory_region){region[i].gpa, region[i].size, (uintptr_t)region[i].hva, 0};
+		table->regions[i] = (struct vhost_memory_region){region[i].gpa, region[i].size,
+								 (uintptr_t)region[i].hva, 0};
 	err = call_all(k, VHOST_SET_MEM_TABLE, table);
 	free(table);
 	if (!err) {
@@ -293,27 +294,27 @@ static void kernel_close(struct vhost *v)
 }
 
 static const struct vhost_ops net_ops = {
-    .kind = "vhost-net",
-    .get_features = get_features,
-    .set_features = set_features,
-    .set_memory = set_memory,
-    .start_ring = start_ring,
-    .stop_ring = stop_ring,
-    .enable_ring = enable_ring,
-    .set_log = set_log,
-    .close = kernel_close,
+	.kind = "vhost-net",
+	.get_features = get_features,
+	.set_features = set_features,
+	.set_memory = set_memory,
+	.start_ring = start_ring,
+	.stop_ring = stop_ring,
+	.enable_ring = enable_ring,
+	.set_log = set_log,
+	.close = kernel_close,
 };
 
 static const struct vhost_ops vsock_ops = {
-    .kind = "vhost-vsock",
-    .get_features = get_features,
-    .set_features = set_features,
-    .set_memory = set_memory,
-    .start_ring = start_ring,
-    .stop_ring = stop_ring,
-    .enable_ring = enable_ring,
-    .set_log = set_log,
-    .close = kernel_close,
+	.kind = "vhost-vsock",
+	.get_features = get_features,
+	.set_features = set_features,
+	.set_memory = set_memory,
+	.start_ring = start_ring,
+	.stop_ring = stop_ring,
+	.enable_ring = enable_ring,
+	.set_log = set_log,
+	.close = kernel_close,
 };
 
 /* One more session of the device: the caller closes it with the rest. */

@@ -180,8 +180,8 @@ static int fetch_space(struct vhost_link *link)
 {
 	uint8_t space[sizeof(link->space)];
 	int err = link->v->ops->get_config
-		      ? link->v->ops->get_config(link->v, 0, space, link->config.config_size)
-		      : -EOPNOTSUPP;
+			  ? link->v->ops->get_config(link->v, 0, space, link->config.config_size)
+			  : -EOPNOTSUPP;
 
 	for (unsigned k = 0; k < link->config.config_size && !err; k++)
 		if (!link->is_written[k])
@@ -462,7 +462,7 @@ static int open_device(struct vhost_link *link)
 static int open_other_side(struct vhost_link *link, char *why, unsigned why_size)
 {
 	struct vhost_socket_config socket = {
-	    .path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
+		.path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
 
 	if (link->config.device)
 		return open_device(link);

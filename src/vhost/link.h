@@ -41,15 +41,16 @@ struct vhost_link_config {
 	/* ... or an open kernel vhost: the link's from vhost_link_new() on, also when that fails. It does not
 	 * come back. */
 	struct vhost *device;
-	unsigned device_id; /* virtio 1.3, chapter 5: for names in messages */
-	uint64_t features;  /* feature bits that the owner understands; no other is ever set */
-	uint64_t required;  /* of them: a back end without these is refused */
-	unsigned n_rings;   /* that the owner will start at most */
-	uint16_t ring_size; /* of the largest; for the inflight area */
-	uint32_t
-	    config_size; /* bytes of configuration space to fetch from the other side; 0: it is the owner's */
-	bool inflight;	 /* have a crashed back end's requests taken up by its successor, where it can */
-	bool has_mac;	 /* network: announce this address after reconnecting */
+	unsigned device_id;   /* virtio 1.3, chapter 5: for names in messages */
+	uint64_t features;    /* feature bits that the owner understands; no other is ever set */
+	uint64_t required;    /* of them: a back end without these is refused */
+	unsigned n_rings;     /* that the owner will start at most */
+	uint16_t ring_size;   /* of the largest; for the inflight area */
+	uint32_t config_size; /* bytes of configuration space to fetch from the other side; 0: it is the
+				 owner's */
+	bool inflight;	      /* have a crashed back end's requests taken up by its successor, where it can */
+	bool has_mac;	      /* network: announce this address after reconnecting, unless GUEST_ANNOUNCE is
+				 negotiated */
 	uint8_t mac[6];
 	uint16_t mtu;				/* network: told to the other side; 0: not */
 	unsigned timeout_ms;			/* for one answer; 0: 60000 */
@@ -67,8 +68,8 @@ int vhost_link_wait(struct vhost_link *link, int timeout_ms);
 
 struct vhost_link_info {
 	bool connected;
-	uint64_t
-	    features; /* offered by the other side, of those in config.features; from the last connection */
+	uint64_t features; /* offered by the other side, of those in config.features; from the last connection
+			    */
 	unsigned max_rings;	    /* that it can serve */
 	uint64_t protocol_features; /* vhost-user: negotiated */
 	uint64_t connections;	    /* so far */
@@ -105,6 +106,9 @@ int vhost_link_set_log(struct vhost_link *link, int fd, uint64_t size);
  */
 int vhost_link_read_config(struct vhost_link *link, uint32_t offset, void *data, uint32_t size);
 int vhost_link_write_config(struct vhost_link *link, uint32_t offset, const void *data, uint32_t size);
+
+/* Tell the network where this address is (RARP), by the back end. 0; -EOPNOTSUPP; -ENOTCONN; -errno. */
+int vhost_link_announce(struct vhost_link *link, const uint8_t mac[6]);
 
 /* All slots of a machine's memory that are backed by a descriptor, as regions. Their number, or -ENOSPC. */
 int vhost_regions(struct memory *mem, struct vhost_region *region, unsigned capacity);

@@ -194,8 +194,8 @@ int vhost_link_write_config(struct vhost_link *link, uint32_t offset, const void
 	pthread_mutex_lock(&link->lock);
 	if (link->v)
 		err = link->v->ops->set_config
-			  ? link_judge(link, link->v->ops->set_config(link->v, offset, data, size))
-			  : -EOPNOTSUPP;
+			      ? link_judge(link, link->v->ops->set_config(link->v, offset, data, size))
+			      : -EOPNOTSUPP;
 	if (!err || err == -ENOTCONN) {
 		memcpy(link->space + offset, data, size);
 		memset(link->is_written + offset, true, size);
@@ -217,5 +217,17 @@ int link_repeat_writes(struct vhost_link *link)
 		if (link->is_written[at] && link->v->ops->set_config)
 			err = link->v->ops->set_config(link->v, at, link->space + at, end - at);
 	}
+	return err;
+}
+
+int vhost_link_announce(struct vhost_link *link, const uint8_t mac[6])
+{
+	int err = -ENOTCONN;
+
+	pthread_mutex_lock(&link->lock);
+	if (link->v)
+		err = link->v->ops->announce ? link_judge(link, link->v->ops->announce(link->v, mac))
+					     : -EOPNOTSUPP;
+	pthread_mutex_unlock(&link->lock);
 	return err;
 }

@@ -26,12 +26,12 @@ int vhost_ring_addresses(const struct vhost_region *region, unsigned n, unsigned
 	if (!desc || !driver || !device)
 		return -EFAULT;
 	*addr = (struct vhost_vring_addr){
-	    .index = index,
-	    .flags = log ? 1 << VHOST_VRING_F_LOG : 0,
-	    .desc_user_addr = iova ? config->desc : (uintptr_t)desc,
-	    .avail_user_addr = iova ? config->driver : (uintptr_t)driver,
-	    .used_user_addr = iova ? config->device : (uintptr_t)device,
-	    .log_guest_addr = log ? config->device : 0,
+		.index = index,
+		.flags = log ? 1 << VHOST_VRING_F_LOG : 0,
+		.desc_user_addr = iova ? config->desc : (uintptr_t)desc,
+		.avail_user_addr = iova ? config->driver : (uintptr_t)driver,
+		.used_user_addr = iova ? config->device : (uintptr_t)device,
+		.log_guest_addr = log ? config->device : 0,
 	};
 	return 0;
 }
@@ -39,7 +39,7 @@ int vhost_ring_addresses(const struct vhost_region *region, unsigned n, unsigned
 int vhost_regions(struct memory *mem, struct vhost_region *region, unsigned capacity)
 {
 	const struct mem_table *table =
-	    atomic_load_explicit(&mem->table, memory_order_acquire); /* pairs with slots.c */
+		atomic_load_explicit(&mem->table, memory_order_acquire); /* pairs with slots.c */
 	unsigned n = 0;
 
 	for (unsigned k = 0; table && k < table->count; k++) {
@@ -50,7 +50,7 @@ int vhost_regions(struct memory *mem, struct vhost_region *region, unsigned capa
 		if (n == capacity)
 			return -ENOSPC;
 		region[n++] =
-		    (struct vhost_region){slot->gpa, slot->size, slot->hva, slot->fd, slot->fd_offset};
+			(struct vhost_region){slot->gpa, slot->size, slot->hva, slot->fd, slot->fd_offset};
 	}
 	return (int)n;
 }

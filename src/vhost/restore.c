@@ -68,7 +68,7 @@ static uint32_t packed_base(const struct virtq_config *config, const struct vrin
 		n_outstanding++;
 	if (n_outstanding && n_outstanding < size && !(config->options & VIRTQ_INDIRECT))
 		n_outstanding -=
-		    rest_of_list(ring, size, (avail + size - 1 - n_outstanding) % size, n_outstanding);
+			rest_of_list(ring, size, (avail + size - 1 - n_outstanding) % size, n_outstanding);
 	used = (avail + size - n_outstanding) % size;
 	used_wrap = n_outstanding > avail ? !avail_wrap : avail_wrap;
 	return used | (uint32_t)used_wrap << 15 | used << 16 | (uint32_t)used_wrap << 31;

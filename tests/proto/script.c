@@ -23,7 +23,7 @@ void script_init(struct script *s, const char *name)
 	snprintf(s->path, sizeof(s->path), "/tmp/guise-test-%s-%d", name, (int)getpid());
 	s->socket = s->channel = s->listener = -1;
 	s->features =
-	    VHOST_USER_F_PROTOCOL_FEATURES_BIT | 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_F_LOG_ALL;
+		VHOST_USER_F_PROTOCOL_FEATURES_BIT | 1ull << VIRTIO_F_VERSION_1 | 1ull << VHOST_F_LOG_ALL;
 	s->protocol = 1u << VHOST_USER_PROTOCOL_F_MQ | 1u << VHOST_USER_PROTOCOL_F_LOG_SHMFD |
 		      1u << VHOST_USER_PROTOCOL_F_RARP | 1u << VHOST_USER_PROTOCOL_F_REPLY_ACK |
 		      1u << VHOST_USER_PROTOCOL_F_MTU | 1u << VHOST_USER_PROTOCOL_F_BACKEND_REQ |
@@ -94,7 +94,7 @@ static void check_order(struct script *s, const struct vhost_user_message *m)
 static void obey_ring(struct script *s, const struct vhost_user_message *m)
 {
 	struct script_ring *r =
-	    ring_of(s, m->request == VHOST_USER_SET_VRING_ADDR ? m->addr.index : m->state.index);
+		ring_of(s, m->request == VHOST_USER_SET_VRING_ADDR ? m->addr.index : m->state.index);
 
 	switch (m->request) {
 	case VHOST_USER_SET_VRING_NUM:
@@ -177,7 +177,7 @@ static void obey(struct script *s, struct vhost_user_message *m, struct vhost_us
 		break;
 	case VHOST_USER_GET_VRING_BASE:
 		answer->state =
-		    (struct vhost_vring_state){m->state.index, ring_of(s, m->state.index)->base + 5};
+			(struct vhost_vring_state){m->state.index, ring_of(s, m->state.index)->base + 5};
 		ring_of(s, m->state.index)->is_started = false;
 		break;
 	case VHOST_USER_SET_BACKEND_REQ_FD:
@@ -347,8 +347,8 @@ static int meet(struct script *s)
 
 	if (!s->client)
 		return wait_for(s, s->listener)
-			   ? accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-			   : -1;
+			       ? accept4(s->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+			       : -1;
 	for (;;) {
 		struct pollfd p = {.fd = s->stop_fd, .events = POLLIN};
 

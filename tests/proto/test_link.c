@@ -50,7 +50,7 @@ static void on_config(void *opaque)
 }
 
 static const struct vhost_link_events events = {
-    .connected = on_connected, .disconnected = on_disconnected, .config_changed = on_config};
+	.connected = on_connected, .disconnected = on_disconnected, .config_changed = on_config};
 
 static void build(struct rig *r, const char *name)
 {
@@ -75,21 +75,21 @@ static void build(struct rig *r, const char *name)
 		r->ring[k].call_fd = eventfd(0, EFD_NONBLOCK);
 	}
 	r->config = (struct vhost_link_config){
-	    .owner = "test",
-	    .path = r->script.path,
-	    .device_id = 1,
-	    .features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_NET_F_MTU,
-	    .required = 1ull << VIRTIO_F_VERSION_1,
-	    .n_rings = RINGS,
-	    .ring_size = SIZE,
-	    .config_size = CONFIG,
-	    .inflight = true,
-	    .has_mac = true,
-	    .mac = {2, 0, 0, 0, 0, 1},
-	    .mtu = 1400,
-	    .timeout_ms = 300,
-	    .events = &events,
-	    .opaque = r,
+		.owner = "test",
+		.path = r->script.path,
+		.device_id = 1,
+		.features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_NET_F_MTU,
+		.required = 1ull << VIRTIO_F_VERSION_1,
+		.n_rings = RINGS,
+		.ring_size = SIZE,
+		.config_size = CONFIG,
+		.inflight = true,
+		.has_mac = true,
+		.mac = {2, 0, 0, 0, 0, 1},
+		.mtu = 1400,
+		.timeout_ms = 300,
+		.events = &events,
+		.opaque = r,
 	};
 }
 
@@ -553,20 +553,20 @@ static void owner_without_back_end(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(whole_session),
-	    cmocka_unit_test(bare_back_end),
-	    cmocka_unit_test(server_role),
-	    cmocka_unit_test(memory_changes),
-	    cmocka_unit_test(dirty_log),
-	    cmocka_unit_test(single_rings),
-	    cmocka_unit_test(refused_by_us),
-	    cmocka_unit_test(back_end_requests),
-	    cmocka_unit_test(reconnect),
-	    cmocka_unit_test(lesser_successor),
-	    cmocka_unit_test(owner_without_back_end),
-	    cmocka_unit_test(silence),
-	    cmocka_unit_test(death_at_every_message),
-	    cmocka_unit_test(lies_at_every_message),
+		cmocka_unit_test(whole_session),
+		cmocka_unit_test(bare_back_end),
+		cmocka_unit_test(server_role),
+		cmocka_unit_test(memory_changes),
+		cmocka_unit_test(dirty_log),
+		cmocka_unit_test(single_rings),
+		cmocka_unit_test(refused_by_us),
+		cmocka_unit_test(back_end_requests),
+		cmocka_unit_test(reconnect),
+		cmocka_unit_test(lesser_successor),
+		cmocka_unit_test(owner_without_back_end),
+		cmocka_unit_test(silence),
+		cmocka_unit_test(death_at_every_message),
+		cmocka_unit_test(lies_at_every_message),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,7 +32,7 @@ static void build(struct rig *r, unsigned options)
 	memory_init(&r->mem);
 	assert_int_equal(memory_set_slot(&r->mem, &slot), 0);
 	r->config = (struct virtq_config){
-	    .size = SIZE, .options = options, .desc = 0x1000, .driver = 0x2000, .device = 0x3000};
+		.size = SIZE, .options = options, .desc = 0x1000, .driver = 0x2000, .device = 0x3000};
 	assert_int_equal(virtq_driver_start(&r->driver, &r->mem, &r->config), 0);
 	assert_int_equal(virtq_start(&r->device, &r->mem, &r->config, virtq_fresh_base(options)), 0);
 }
@@ -170,9 +170,9 @@ static void packed_lists(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(split),
-	    cmocka_unit_test(packed),
-	    cmocka_unit_test(packed_lists),
+		cmocka_unit_test(split),
+		cmocka_unit_test(packed),
+		cmocka_unit_test(packed_lists),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
