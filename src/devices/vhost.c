@@ -40,7 +40,9 @@ static void call_ready(void *opaque, uint32_t events)
 	struct virtio_queue *q = opaque;
 	eventfd_t count;
 
-	if (!eventfd_read(q->call_fd, &count)) /* the engine may have been faster */
+	if (eventfd_read(q->call_fd, &count))
+		return; /* the engine was faster */
+	if (virtio_get_status(q->device) & VIRTIO_CONFIG_S_DRIVER_OK)
 		virtio_call_driver(q);
 }
 
@@ -93,6 +95,7 @@ int served_start(struct served *s)
 void served_halt(struct served *s)
 {
 	vhost_link_stop(s->link, NULL);
+	loop_sync(s->loop); /* nobody is inside a call of the driver that was */
 }
 
 void served_halt_queue(void *opaque, unsigned index)
@@ -171,7 +174,13 @@ int served_init(struct served *s, const struct virtio_type *type, const struct d
 	if (!err)
 		err = thread_start(&s->thread, s->owner, "calls", run, s);
 	s->is_running = !err;
+	atomic_store(&s->is_made, !err);
 	return err;
+}
+
+bool served_has_driver(struct served *s)
+{
+	return atomic_load(&s->is_made) && virtio_get_status(&s->device);
 }
 
 struct virtio_device *served_device(struct served *served)

@@ -74,7 +74,7 @@ static void config_changed(void *opaque)
 {
 	struct vhost_blk *blk = opaque;
 
-	if (virtio_get_status(&blk->served.device)) /* a driver is there, so a transport is, too */
+	if (served_has_driver(&blk->served))
 		virtio_config_changed(&blk->served.device);
 }
 

@@ -15,6 +15,7 @@ struct served {
 	struct loop *loop; /* calls that the transport does not deliver itself, and queues that are ours */
 	pthread_t thread;
 	bool is_running;
+	_Atomic bool is_made; /* device is there: the link's events may come before */
 	struct loop_source *call[VIRTIO_MAX_QUEUES];
 	bool is_ours[VIRTIO_MAX_QUEUES];     /* not handed over; set before served_start() */
 	void (*free)(struct served *served); /* the kind's */
@@ -32,6 +33,9 @@ int served_connect(struct served *s, const struct served_config *config, struct 
 /* Then make the virtio device: `own` bits are offered beside what the back end offers. */
 int served_init(struct served *s, const struct virtio_type *type, const struct dma *dma, uint64_t own,
 		const uint16_t *sizes, unsigned n_queues);
+
+/* Is there a driver, and so a transport? For the link's events. */
+bool served_has_driver(struct served *s);
 
 /* For struct virtio_type. */
 int served_start(struct served *s);

@@ -121,7 +121,7 @@ static void stop(void *opaque)
 
 	loop_del(net->control);
 	net->control = NULL;
-	loop_sync(net->served.loop);
+	loop_sync(net->served.loop); /* then the control queue is left alone */
 	served_halt(&net->served);
 }
 
@@ -172,7 +172,7 @@ static const struct virtio_type net_type = {
 
 static void tell(struct vhost_net *net)
 {
-	if (virtio_get_status(&net->served.device)) /* a driver is there, so a transport is, too */
+	if (served_has_driver(&net->served))
 		virtio_config_changed(&net->served.device);
 }
 
@@ -185,7 +185,7 @@ static enum announcer announcer_of(struct vhost_net *net)
 	struct virtio_device *d = &net->served.device;
 	enum announcer who = NOBODY;
 
-	if (!virtio_get_status(d)) /* else a transport is there, and what the device was made of */
+	if (!served_has_driver(&net->served)) /* else a transport is there, and what the device was made of */
 		return NOBODY;
 	pthread_mutex_lock(&d->lock);
 	if (d->started)

@@ -489,6 +489,8 @@ int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **o
 	link->ring = calloc(config->n_rings, sizeof(*link->ring));
 	if (link->ring && config->n_rings <= VHOST_MAX_RINGS && config->config_size <= sizeof(link->space)) {
 		why[0] = 0;
+		*out = link; /* before there is a thread that tells events: the owner calls the link in them
+			      */
 		if (!(err = open_loop(link)) && !(err = open_other_side(link, why, why_size)))
 			err = thread_start(&link->thread, config->owner, "vhost", run, link);
 	}
@@ -498,9 +500,9 @@ int vhost_link_new(const struct vhost_link_config *config, struct vhost_link **o
 			snprintf(why, why_size, "%s", strerror(-err));
 		link->v = config->device;
 		vhost_link_free(link);
+		*out = NULL;
 		return err;
 	}
-	*out = link;
 	return 0;
 }
 

@@ -27,7 +27,14 @@
 #include "driver.h"
 #include "vhost/serve.h"
 
-enum { SECTORS = 2048, QUEUES = 2, HEADER = TEST_DATA, BUFFER = TEST_DATA + 4096, STATUS = TEST_DATA + 8192 };
+enum {
+	SECTORS = 2048,
+	QUEUES = 2,
+	HEADER = TEST_DATA,
+	BUFFER = TEST_DATA + 4096,
+	STATUS = TEST_DATA + 8192,
+	EACH = 16384
+};
 
 /* driver_memory(), in a memfd: it is to be shared. */
 static int shared_memory(struct test_driver *t)
@@ -132,21 +139,21 @@ static void make_image(struct back *b)
 static void request(struct test_driver *t, unsigned queue, uint32_t type, uint64_t sector)
 {
 	struct virtio_blk_outhdr header = {.type = type, .sector = sector};
-	struct virtq_segment seg[3] = {{HEADER, sizeof(header)}, {BUFFER, 512}, {STATUS, 1}};
-	uint32_t written;
+	uint32_t at = queue * EACH, written; /* for each of the back end's threads its own */
+	struct virtq_segment seg[3] = {{at + HEADER, sizeof(header)}, {at + BUFFER, 512}, {at + STATUS, 1}};
 
-	memcpy(t->ram + HEADER, &header, sizeof(header));
-	t->ram[STATUS] = 0xff;
+	memcpy(t->ram + at + HEADER, &header, sizeof(header));
+	t->ram[at + STATUS] = 0xff;
 	driver_send(t, queue, seg, type == VIRTIO_BLK_T_OUT ? 2 : 1, type == VIRTIO_BLK_T_OUT ? 1 : 2, t);
 	assert_ptr_equal(driver_wait(t, queue, &written), t);
-	assert_int_equal(t->ram[STATUS], VIRTIO_BLK_S_OK);
+	assert_int_equal(t->ram[at + STATUS], VIRTIO_BLK_S_OK);
 }
 
 static void check_sector(struct test_driver *t, unsigned queue, uint32_t sector, uint32_t wanted)
 {
-	memset(t->ram + BUFFER, 0, 512);
+	memset(t->ram + queue * EACH + BUFFER, 0, 512);
 	request(t, queue, VIRTIO_BLK_T_IN, sector);
-	assert_int_equal(*(uint32_t *)(t->ram + BUFFER), wanted);
+	assert_int_equal(*(uint32_t *)(t->ram + queue * EACH + BUFFER), wanted);
 }
 
 static void check_space(struct virtio_device *d)
