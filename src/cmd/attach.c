@@ -241,3 +241,20 @@ int attach_vsock(struct machine_config *config, char *text, char *error, size_t 
 			return refuse(error, size, "vsock", key, value, "not bus=pci|mmio");
 	return 0;
 }
+
+int attach_rng(struct machine_config *config, char *text, char *error, size_t size)
+{
+	char *rest = text, *value, *source, *key;
+
+	if (!text)
+		return 0;
+	source = next_part(&rest, &value);
+	if (value || !*source)
+		return refuse(error, size, "rng", source, value, "give random, none or the path of a character device");
+	config->rng = strcmp(source, "none") != 0;
+	config->rng_source = strcmp(source, "random") && config->rng ? source : NULL;
+	while ((key = next_part(&rest, &value)))
+		if (strcmp(key, "rate") || !value || parse_uint(value, &config->rng_rate) || !config->rng_rate || config->rng_rate > 1ull << 40)
+			return refuse(error, size, "rng", key, value, "not rate=BYTES, per second");
+	return 0;
+}

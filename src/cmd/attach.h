@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What --disk, --net, --port, --balloon and --vsock say, as parts of a machine's description. */
+/* What --disk, --net, --port, --balloon, --vsock and --rng say, as parts of a machine's description. */
 #ifndef GUISE_CMD_ATTACH_H
 #define GUISE_CMD_ATTACH_H
 
@@ -15,5 +15,6 @@ int attach_nets(struct machine_config *config, const struct option_list *list, c
 int attach_ports(struct machine_config *config, const struct option_list *list, char *error, size_t size);
 int attach_balloon(struct machine_config *config, char *text, char *error, size_t size); /* text may be NULL */
 int attach_vsock(struct machine_config *config, char *text, char *error, size_t size);   /* likewise */
+int attach_rng(struct machine_config *config, char *text, char *error, size_t size);     /* likewise */
 
 #endif

@@ -29,7 +29,7 @@ static struct {
 	struct machine_config machine;
 	unsigned engine, virtio;
 	struct option_list disks, nets, ports;
-	const char *balloon, *vsock;
+	const char *balloon, *vsock, *rng;
 	bool no_rng, help, verbose;
 } options = {
 	.machine = {.name = "vm", .cmdline = "console=ttyS0", .mem_size = 512ull << 20, .cpu_count = 1},
@@ -70,6 +70,8 @@ static const struct option_def table[] = {
 	 .help = "virtio sockets, on the host Unix sockets at PATH"},
 	{.name = "virtio", .kind = OPTION_CHOICE, .value = &options.virtio, .arg = "BUS", .choices = bus_names,
 	 .help = "where virtio devices are: pci or mmio (pci)"},
+	{.name = "rng", .kind = OPTION_STRING, .value = &options.rng, .arg = "SOURCE[,rate=N]",
+	 .help = "virtio randomness: random, none or a device (random)"},
 	{.name = "no-rng", .kind = OPTION_FLAG, .value = &options.no_rng, .help = "leave out the virtio random number device"},
 	{.name = "debug-exit", .kind = OPTION_FLAG, .value = &options.machine.debug_exit,
 	 .help = "let the guest end the run through port 0xf4"},
@@ -180,7 +182,8 @@ int cmd_run(int argc, char **argv)
 	    attach_nets(&options.machine, &options.nets, error, sizeof(error)) ||
 	    attach_ports(&options.machine, &options.ports, error, sizeof(error)) ||
 	    attach_balloon(&options.machine, (char *)options.balloon, error, sizeof(error)) ||
-	    attach_vsock(&options.machine, (char *)options.vsock, error, sizeof(error)))
+	    attach_vsock(&options.machine, (char *)options.vsock, error, sizeof(error)) ||
+	    attach_rng(&options.machine, (char *)options.rng, error, sizeof(error)))
 		return usage_error("run", error);
 	signal(SIGPIPE, SIG_IGN);
 	raise_file_limit();

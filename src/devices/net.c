@@ -16,6 +16,8 @@
 #include "base/thread.h"
 #include "devices/net_internal.h"
 
+enum { NET_F_GUEST_USO4 = 54, NET_F_GUEST_USO6 = 55, NET_F_HOST_USO = 56 }; /* 5.1.3; newer than the kernel's headers */
+
 static const struct {
 	unsigned offload, host_bit, guest_bit;
 } offload_bits[] = {
@@ -24,6 +26,8 @@ static const struct {
 	{ PORT_TSO6, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_GUEST_TSO6 },
 	{ PORT_ECN, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_GUEST_ECN },
 	{ PORT_UFO, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_GUEST_UFO },
+	{ PORT_USO, NET_F_HOST_USO, NET_F_GUEST_USO4 },
+	{ PORT_USO, NET_F_HOST_USO, NET_F_GUEST_USO6 },
 };
 enum { N_OFFLOADS = sizeof(offload_bits) / sizeof(offload_bits[0]) };
 
@@ -34,6 +38,9 @@ unsigned net_guest_offloads(uint64_t features)
 	for (unsigned k = 0; k < N_OFFLOADS; k++)
 		if (features >> offload_bits[k].guest_bit & 1)
 			offloads |= offload_bits[k].offload;
+	/* A port has UDP segments of both IP versions or of none. */
+	if (!(features >> NET_F_GUEST_USO4 & features >> NET_F_GUEST_USO6 & 1))
+		offloads &= ~(unsigned)PORT_USO;
 	return offloads;
 }
 

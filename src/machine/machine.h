@@ -75,6 +75,8 @@ struct machine_config {
 	struct machine_balloon balloon;
 	struct machine_vsock vsock;
 	bool rng;
+	const char *rng_source; /* a character device of the host, or NULL */
+	uint64_t rng_rate;	/* bytes per second; 0: no limit */
 	enum machine_bus virtio_bus; /* for devices that do not say */
 	enum kvm_engine engine;
 	bool populate;	 /* back all of guest RAM with pages before the start */

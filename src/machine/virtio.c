@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The machine's virtio devices: each made, put on the PCI bus or at an MMIO address, its doorbells served by ioeventfds. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "machine/internal.h"
 #include "machine/layout.h"
@@ -139,13 +142,33 @@ static int add_console(struct machine *m, char *error, size_t size)
 	return err;
 }
 
+static int open_rng_source(const char *path, int *fd)
+{
+	struct stat st;
+
+	*fd = path ? open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) : -1;
+	if (!path || (*fd >= 0 && !fstat(*fd, &st) && S_ISCHR(st.st_mode)))
+		return 0;
+	if (*fd < 0)
+		return -errno;
+	close(*fd);
+	return -ENOTSUP;
+}
+
 static int add_rng(struct machine *m, char *error, size_t size)
 {
+	const char *source = m->config.rng_source;
+	struct rng_config config = {.rate = m->config.rng_rate};
 	int err;
 
 	if (!m->config.rng)
 		return 0;
-	err = rng_new(m->loop, &m->dma, &m->rng);
+	err = open_rng_source(source, &config.fd);
+	if (err) {
+		snprintf(error, size, "rng: %s: %s", source, err == -ENOTSUP ? "no character device" : strerror(-err));
+		return err;
+	}
+	err = rng_new(m->loop, &m->dma, &config, &m->rng);
 	if (!err)
 		err = virtio_put_on_bus(m, MACHINE_BUS_DEFAULT, rng_device(m->rng), &m->rng_transport);
 	if (err)

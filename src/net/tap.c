@@ -63,16 +63,37 @@ static int tap_receive_fd(struct port *port, unsigned queue)
 	return ((struct tap *)port)->fd[queue];
 }
 
-static int tap_set_receive_offloads(struct port *port, unsigned offloads)
+enum { FLAG_USO4 = 0x20, FLAG_USO6 = 0x40 }; /* TUN_F_*, newer than the kernel's headers; one is nothing without the other */
+
+static int set_offloads(int fd, unsigned offloads)
 {
 	static const struct {
-		unsigned offload, flag;
-	} map[] = { { PORT_CSUM, TUN_F_CSUM }, { PORT_TSO4, TUN_F_TSO4 }, { PORT_TSO6, TUN_F_TSO6 }, { PORT_ECN, TUN_F_TSO_ECN }, { PORT_UFO, TUN_F_UFO } };
+		unsigned offload, flags;
+	} map[] = {
+		{ PORT_CSUM, TUN_F_CSUM },    { PORT_TSO4, TUN_F_TSO4 }, { PORT_TSO6, TUN_F_TSO6 },
+		{ PORT_ECN, TUN_F_TSO_ECN }, { PORT_UFO, TUN_F_UFO },	{ PORT_USO, FLAG_USO4 | FLAG_USO6 },
+	};
 	unsigned flags = 0;
 
 	for (unsigned k = 0; k < sizeof(map) / sizeof(map[0]); k++)
-		flags |= offloads & map[k].offload ? map[k].flag : 0;
-	return ioctl(((struct tap *)port)->fd[0], TUNSETOFFLOAD, flags) ? -errno : 0;
+		flags |= offloads & map[k].offload ? map[k].flags : 0;
+	return ioctl(fd, TUNSETOFFLOAD, flags) ? -errno : 0;
+}
+
+static int tap_set_receive_offloads(struct port *port, unsigned offloads)
+{
+	return set_offloads(((struct tap *)port)->fd[0], offloads);
+}
+
+/* What this kernel's TAPs can do, both ways: what it lets one hand out, it takes as well. Leaves all of it off. */
+static unsigned find_offloads(int fd)
+{
+	unsigned found = PORT_CSUM | PORT_TSO4 | PORT_TSO6 | PORT_ECN;
+
+	for (unsigned offload = PORT_UFO; offload <= PORT_USO; offload <<= 1)
+		found |= set_offloads(fd, PORT_CSUM | offload) ? 0 : offload;
+	set_offloads(fd, 0);
+	return found;
 }
 
 /* A detached queue gets no packets from the kernel's flow steering. */
@@ -147,12 +168,7 @@ int port_tap_open(const char *name, unsigned n_queues, struct port **out, char *
 	tap = calloc(1, sizeof(*tap));
 	if (!tap)
 		return -ENOMEM;
-	tap->port = (struct port){
-		.ops = &tap_ops,
-		.mtu = 1500,
-		.send_offloads = PORT_CSUM | PORT_TSO4 | PORT_TSO6 | PORT_ECN,
-		.receive_offloads = PORT_CSUM | PORT_TSO4 | PORT_TSO6 | PORT_ECN,
-	};
+	tap->port = (struct port){ .ops = &tap_ops, .mtu = 1500 };
 	for (unsigned k = 0; k < n_queues; k++) {
 		tap->fd[k] = open_queue(name, n_queues > 1, &step);
 		if (tap->fd[k] < 0) {
@@ -165,6 +181,7 @@ int port_tap_open(const char *name, unsigned n_queues, struct port **out, char *
 		tap->port.n_queues++;
 	}
 	tap->n_attached = n_queues;
+	tap->port.send_offloads = tap->port.receive_offloads = find_offloads(tap->fd[0]);
 	*out = &tap->port;
 	return 0;
 }

@@ -70,7 +70,7 @@ static void set_up(struct fixture *f)
 	driver_memory(&f->driver);
 	assert_int_equal(loop_new(&f->loop), 0);
 	assert_int_equal(bus_new(&f->bus), 0);
-	assert_int_equal(rng_new(f->loop, &f->driver.dma, &f->rng), 0);
+	assert_int_equal(rng_new(f->loop, &f->driver.dma, &(struct rng_config){.fd = -1}, &f->rng), 0);
 	assert_int_equal(virtio_mmio_new(f->bus, BASE, &irq, rng_device(f->rng), &bells, &f->mmio), 0);
 	assert_int_equal(pthread_create(&f->thread, NULL, run, f->loop), 0);
 }
