@@ -415,19 +415,20 @@ int set_vring_enable(struct vhost_backend *b, struct vhost_user_message *m, stru
 /* --- for the owner --- */
 
 /*
- * A packed ring whose device died without a word is often handed over with the base it had at first: the front end has no used
- * index to read. The ring knows better: if its entry at that base was used in this very lap, or the base is that of a new
- * ring and the ring is not new, what the ring says counts.
+ * A ring whose device died without a word is often handed over with the base it had at first: QEMU does so with packed rings,
+ * which have no used index to read, DPDK's virtio-user with split ones. The ring knows better: if the base is that of a new
+ * ring and the ring is not new, or its packed entry there was used in this very lap, what the ring says counts.
  */
 static uint32_t believable_base(struct vhost_backend *b, const struct ring *r, const struct virtq *q, uint32_t base)
 {
 	const uint16_t both = 1 << VRING_PACKED_DESC_F_AVAIL | 1 << VRING_PACKED_DESC_F_USED;
-	const struct vring_packed_desc *entry = &q->ring[base & 0x7fff];
+	const struct vring_packed_desc *entry;
 	bool was_used;
 	uint32_t restored;
 
 	if (!is_packed(b))
-		return base;
+		return base ? base : q->used_next;
+	entry = &q->ring[base & 0x7fff];
 	was_used = (__atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE) & both) == (base & 0x8000 ? both : 0) &&
 		   __atomic_load_n(&entry->addr, __ATOMIC_RELAXED); /* 0: the driver has not come here yet */
 	if (base != virtq_fresh_base(VIRTQ_PACKED) && !was_used)

@@ -330,21 +330,31 @@ static void region_twice(void **state)
 	assert_int_not_equal(fe_ack(f, &m), 0); /* there is no such region any more */
 }
 
-/* A front end that does not know where a packed ring stood says 0; the ring knows. */
-static void packed_ring_knows_its_place(void **state)
+/* A front end that does not know where a ring stood says 0; the ring knows. */
+static void ring_knows_its_place(void **state, uint64_t features)
 {
 	struct back *b = *state;
-	struct front *f = again(b, BIT(VIRTIO_F_RING_PACKED));
+	struct front *f = again(b, features);
 	struct vhost_user_message m;
 
 	fe_start(f, SIZE);
 	for (uint32_t laps = 0; laps < 12; laps++) {
 		for (uint32_t k = 0; k < 11 + laps * 3; k++)
 			read_sector(f, 0, k);
-		f = again(b, BIT(VIRTIO_F_RING_PACKED));
+		f = again(b, features);
 		assert_int_equal(fe_ack(f, fe_mem_table(f, &m)), 0);
-		fe_start_ring(f, 0, virtq_fresh_base(VIRTQ_PACKED));
+		fe_start_ring(f, 0, virtq_fresh_base(f->config[0].options));
 	}
+}
+
+static void split_ring_knows_its_place(void **state)
+{
+	ring_knows_its_place(state, 0);
+}
+
+static void packed_ring_knows_its_place(void **state)
+{
+	ring_knows_its_place(state, BIT(VIRTIO_F_RING_PACKED));
 }
 
 static void many_regions(void **state)
@@ -558,7 +568,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start_back, stop_back)
 		TEST(negotiation_and_config), TEST(acknowledgements_only_when_asked), TEST(split_reads), TEST(split_event_idx_reads),
 		TEST(packed_reads), TEST(any_order), TEST(without_protocol_features_rings_are_enabled), TEST(disabled_means_no_effect),
-		TEST(polled_without_kick), TEST(memory_by_single_regions), TEST(region_twice), TEST(packed_ring_knows_its_place), TEST(many_regions), TEST(reset_forgets_rings), TEST(dirty_log),
+		TEST(polled_without_kick), TEST(memory_by_single_regions), TEST(region_twice), TEST(split_ring_knows_its_place),
+		TEST(packed_ring_knows_its_place), TEST(many_regions), TEST(reset_forgets_rings), TEST(dirty_log),
 		TEST(inflight_buffer), TEST(iotlb),
 	};
 
