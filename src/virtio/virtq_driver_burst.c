@@ -181,8 +181,8 @@ static unsigned packed_take_burst(struct virtq_driver *d, void **tokens, uint32_
 			d->batch_id = id;
 			d->batch_len = len;
 			d->batch = true;
-			if (d->state[oldest].entries != 1)
-				break;
+			if (d->state[oldest].entries != 1 || (oldest == id && len > d->state[id].writable_bytes))
+				break; /* the careful way goes on with this batch */
 			d->batch = oldest != id;
 			len = d->batch ? (uint32_t)d->state[oldest].writable_bytes : len;
 			id = oldest;

@@ -343,6 +343,12 @@ static int open_link(struct front *f, char *why, size_t why_size)
 	return err;
 }
 
+static void close_device(const struct virtio_user_config *config)
+{
+	if (config->device)
+		config->device->ops->close(config->device);
+}
+
 int port_virtio_user_open(const struct virtio_user_config *config, struct port **port, char *why, size_t why_size)
 {
 	uint32_t size = config->queue_size ? config->queue_size : DEFAULT_SIZE;
@@ -353,16 +359,21 @@ int port_virtio_user_open(const struct virtio_user_config *config, struct port *
 	    (config->mtu && config->mtu < 68)) {
 		snprintf(why, why_size, "1 to %d queues of a power of two of entries, 2 to %d, and an MTU of at least 68, please",
 			 PORT_MAX_QUEUES, VIRTQ_MAX_SIZE);
+		close_device(config);
 		return -EINVAL;
 	}
 	f = front_new(config);
-	if (!f)
-		return -ENOMEM;
-	err = front_make_memory(f);
-	if (err)
+	err = f ? front_make_memory(f) : -ENOMEM;
+	if (err) {
 		snprintf(why, why_size, "no memory for rings and buffers: %s", strerror(-err));
-	else
-		err = open_link(f, why, why_size);
+		close_device(config);
+		if (!f)
+			return err;
+	} else {
+		err = open_link(f, why, why_size); /* from here on the device is the link's */
+	}
+	if (!err && config->device)
+		connected(f); /* it is there, so nobody says that it came */
 	if (err) {
 		front_free(f);
 		return err;

@@ -66,8 +66,8 @@ static void put_pieces(struct front *f, struct front_side *s, uintptr_t token)
 		put_free(s, s->buffers + (size_t)at * f->stride);
 }
 
-/* Take back up to about n buffers that the device is done with. */
-static void reclaim(struct front *f, struct front_queue *q, unsigned n)
+/* Take back up to n packets' buffers that the device is done with. How many packets. */
+static unsigned reclaim(struct front *f, struct front_queue *q, unsigned n)
 {
 	void *token[FRONT_BURST];
 	uint32_t written[FRONT_BURST];
@@ -81,6 +81,7 @@ static void reclaim(struct front *f, struct front_queue *q, unsigned n)
 	}
 	if (q->tx.ring.error)
 		report(f, &q->tx, "transmit");
+	return got;
 }
 
 static unsigned lend(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n)
@@ -90,8 +91,8 @@ static unsigned lend(struct port *port, unsigned queue, struct port_buffer *buff
 	unsigned k;
 
 	pthread_mutex_lock(&q->lock);
-	if (q->tx.count < n && q->tx.ring.outstanding)
-		reclaim(f, q, n);
+	while (q->tx.count < n && q->tx.ring.outstanding && reclaim(f, q, n))
+		;
 	if (q->tx.count < n)
 		settle(q);
 	n = n < q->tx.count ? n : q->tx.count;

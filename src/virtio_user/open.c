@@ -144,10 +144,7 @@ static int open_kernel(const char *owner, const struct description *d, struct po
 		port_close(tap);
 		return err;
 	}
-	err = open_front(owner, d, device, port, why, why_size);
-	if (err)
-		device->ops->close(device);
-	return err;
+	return open_front(owner, d, device, port, why, why_size);
 }
 
 static int open_described(const char *owner, const struct description *d, struct port **port, char *why, size_t why_size)

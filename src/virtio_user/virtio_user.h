@@ -14,7 +14,7 @@ struct virtio_user_config {
 	const char *owner;   /* names threads and begins messages */
 	const char *path;    /* of the vhost-user socket ... */
 	bool server;	     /* listen there, else connect */
-	struct vhost *device; /* ... or an open kernel vhost, owned by the port from a successful open on */
+	struct vhost *device; /* ... or an open kernel vhost, owned by the port, also if opening it fails */
 	unsigned n_queues;   /* pairs, 1..PORT_MAX_QUEUES; fewer are used if the back end has fewer */
 	uint16_t queue_size; /* entries, 0: 256. A power of two, 2..32768 */
 	uint16_t mtu;	     /* 0: 1500 */

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Ports made of virtqueues, with contents checked: ours with ours, and either side with DPDK's testpmd.
 
-    ports.py GUISE CASE    CASE: ours, front, back, reconnect-ours, reconnect-front, reconnect-back, unprivileged
+    ports.py GUISE CASE    CASE: ours, tap, front, back, reconnect-ours, reconnect-front, reconnect-back, unprivileged
 """
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,7 @@ def case_back():
         back = Port(description, "--mode", "reflect")
         while not server and not os.path.exists(SOCKET):
             time.sleep(0.05)
+        time.sleep(0.2)  # a socket is there before somebody listens to it, and testpmd tries once
         with testpmd.TestPmd("front", DIRECTORY, [virtio_user(options)]) as peer:
             peer.wait_link(True)
             circulate(peer, 5000, options)
@@ -219,12 +221,56 @@ def case_unprivileged():
     back.finish(stop=True)
 
 
-CASES = {"ours": case_ours, "front": case_front, "back": case_back, "reconnect-ours": case_reconnect_ours,
+def case_tap():
+    """A TAP interface and the kernel's own ping: answered by a port, and by a port behind two others."""
+    space = f"guise-ports-{os.getpid()}"
+    run = lambda *words: subprocess.run(words, check=True)
+    inside = ["ip", "netns", "exec", space]
+    run("ip", "netns", "add", space)
+    try:
+        run(*inside, "ip", "tuntap", "add", "dev", "t0", "mode", "tap")
+        run(*inside, "ip", "addr", "add", "10.9.0.1/24", "dev", "t0")
+        run(*inside, "ip", "link", "set", "t0", "up")
+        ping = [*inside, "ping", "-c", "20", "-i", "0.02", "-w", "60", "-s", "1000", "10.9.0.2"]
+        port = subprocess.Popen([*inside, GUISE, "port", "--mode", "echo", "tap:t0"], stderr=subprocess.DEVNULL)
+        try:
+            run(*ping)
+        finally:
+            port.terminate()
+            port.wait()
+        print("a TAP port answers pings")
+        path = f"vhost-user:{SOCKET}"
+        relay = subprocess.Popen([*inside, GUISE, "port", "tap:t0", path + ",back"], stderr=subprocess.DEVNULL)
+        echo = subprocess.Popen([GUISE, "port", "--mode", "echo", path + ",packed"], stderr=subprocess.DEVNULL)
+        try:
+            run(*ping)
+        finally:
+            for process in (echo, relay):
+                process.terminate()
+                process.wait()
+        print("a virtio_user port behind a TAP answers pings")
+    finally:
+        subprocess.run(["ip", "netns", "del", space], check=False)
+
+
+def cannot_use_tap():
+    if os.geteuid() or not os.path.exists("/dev/net/tun"):
+        return "needs root and /dev/net/tun"
+    for tool in ("ip", "ping"):
+        if not shutil.which(tool):
+            return f"{tool} is not installed (tools/setup test)"
+    return None
+
+
+CASES = {"tap": case_tap, "ours": case_ours, "front": case_front, "back": case_back, "reconnect-ours": case_reconnect_ours,
          "reconnect-front": case_reconnect_front, "reconnect-back": case_reconnect_back, "unprivileged": case_unprivileged}
 
 if __name__ == "__main__":
     name = sys.argv[2]
     if name in ("front", "back", "reconnect-front", "reconnect-back") and testpmd.missing():
         print(f"SKIPPED: {testpmd.missing()}")
+        sys.exit(77)
+    if name == "tap" and cannot_use_tap():
+        print(f"SKIPPED: {cannot_use_tap()}")
         sys.exit(77)
     CASES[name]()
