@@ -163,6 +163,8 @@ class Test:
         vm.expect("the size after a change", size, "41 133")
         self.run("echo hello from hvc0 >/dev/hvc0")
         self.read_until(terminal, b"hello from hvc0")
+        self.run("echo '<1>a word from the kernel' >/dev/kmsg")  # console=hvc0
+        self.read_until(terminal, b"a word from the kernel")
         self.guest.type("read -r l </dev/hvc0; echo got $l\n")
         time.sleep(0.5)
         os.write(terminal, b"typed\r")
@@ -354,7 +356,8 @@ def test():
                    "--net", f"user,mac=52:54:00:11:22:33,mtu=1400,fwd=tcp:{forwarded}:80", "--hvc", "stdio",
                    "--port", f"org.guise.test,unix:{scratch}/port", "--balloon", f"0,socket={scratch}/balloon",
                    "--vsock", f"42,{scratch}/vsock"]
-        with vm.Vm(guise, engine, kernel, initrd, append=f"quiet mods={order}", cpus=int(cpus), options=options,
+        with vm.Vm(guise, engine, kernel, initrd, append=f"console=hvc0 console=ttyS0 quiet mods={order}",
+                   cpus=int(cpus), options=options,
                    serial=scratch / "serial", terminal=slave, time_limit=900) as guest:
             guest.boot()
             t = Test(guest, scratch, bus, int(cpus))
