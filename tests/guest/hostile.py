@@ -78,6 +78,17 @@ def check_refused(guise, what, *arguments):
     print(f"{what}: {status}: {last[-1]}")
 
 
+# devices that cannot be had
+DEVICES = [
+    ("--virtio", "isa"), ("--disk", "/does/not/exist"), ("--disk", "/dev/null,bus=isa"), ("--disk", "/dev/null,serial=" + "x" * 21),
+    ("--disk", "/dev/null,queues=0"), ("--net", "carrier-pigeon"), ("--net", "user,mac=01:00:00:00:00:00"), ("--net", "user,mtu=10"),
+    ("--net", "user,fwd=tcp:0:80"), ("--net", "user,fwd=icmp:8080:80"), ("--net", "tap=" + "x" * 40), ("--hvc", "unix:/does/not/exist/s"),
+    ("--hvc", "teletype"), ("--port", "name"), ("--port", ",none"), ("--port", "name,unix:/does/not/exist/s"), ("--balloon", "x"),
+    ("--balloon", "99999999"), ("--balloon", "0,socket=/does/not/exist/s"), ("--balloon", "0,colour=red"), ("--vsock", "2,/tmp/s"),
+    ("--vsock", "3"), ("--vsock", "4294967295,/tmp/s"), ("--vsock", "3,/does/not/exist/s"), ("--rng", "/does/not/exist"),
+    ("--rng", "/etc/passwd"), ("--rng", "random,rate=0"), ("--mem-path", "/does/not/exist"),
+]
+
 # guests that go nowhere, as 32-bit code
 GUESTS = {
     "invalid instruction, no IDT": b"\x0f\x0b",
@@ -118,6 +129,9 @@ def test():
         check_refused(guise, "option without value", "run", "--kernel")
         check_refused(guise, "unknown command", "fly")
         check_refused(guise, "console nowhere", *good, "--console", "unix:/does/not/exist/socket")
+        check_refused(guise, "two on one terminal", *good, "--console", "stdio", "--hvc", "stdio")
+        for option, value in DEVICES:
+            check_refused(guise, f"{option} {value}", *good, option, value)
         for what, code in GUESTS.items():
             check_guest(guise, engine, scratch, what, code)
 
