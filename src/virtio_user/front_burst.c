@@ -96,8 +96,13 @@ static unsigned lend(struct port *port, unsigned queue, struct port_buffer *buff
 	if (q->tx.count < n)
 		settle(q);
 	n = n < q->tx.count ? n : q->tx.count;
-	for (k = 0; k < n; k++)
-		buffers[k] = (struct port_buffer){ .data = get_free(&q->tx), .room = f->room };
+	for (k = 0; k < n; k++) {
+		uint8_t *data = get_free(&q->tx);
+
+		__builtin_prefetch(data, 1); /* the device read it: it takes a while to get it back for writing */
+		__builtin_prefetch(data + 64, 1);
+		buffers[k] = (struct port_buffer){ .data = data, .room = f->room };
+	}
 	pthread_mutex_unlock(&q->lock);
 	return n;
 }
