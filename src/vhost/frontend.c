@@ -534,6 +534,8 @@ static int ask_limits(struct frontend *f)
 
 	if (frontend_has(f, VHOST_USER_PROTOCOL_F_MQ))
 		err = ask_u64(f, VHOST_USER_GET_QUEUE_NUM, &rings);
+	if (f->config.queues_are_pairs && rings < VHOST_MAX_RINGS)
+		rings *= 2;
 	if (!err && frontend_has(f, VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS))
 		err = ask_u64(f, VHOST_USER_GET_MAX_MEM_SLOTS, &regions);
 	f->max_rings = rings < VHOST_MAX_RINGS ? (unsigned)rings : VHOST_MAX_RINGS;

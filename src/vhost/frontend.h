@@ -17,6 +17,7 @@ struct vhost_frontend_config {
 	const char *owner;	    /* begins messages */
 	uint64_t protocol_features; /* that may be negotiated, of those that the front end knows; 0: all of
 				       them */
+	bool queues_are_pairs;	    /* network: what GET_QUEUE_NUM counts are pairs of rings, as QEMU and DPDK have it */
 	unsigned timeout_ms;	    /* for one answer */
 	/* The back end's configuration space changed. Called from within a request, or
 	 * vhost_frontend_serve(). May be NULL. */

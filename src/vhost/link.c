@@ -272,6 +272,7 @@ static int watch(struct vhost_link *link)
 static int take_up(struct vhost_link *link, int fd)
 {
 	struct vhost_frontend_config config = {.owner = link->config.owner,
+					       .queues_are_pairs = link->config.device_id == 1,
 					       .timeout_ms = link->config.timeout_ms,
 					       .config_changed = config_changed,
 					       .opaque = link};
