@@ -4,10 +4,11 @@
 
   vhost_guest.py GUISE CASE [DISK_STORM]
 
-CASE begins with net, disk (others' back ends), ours-net or ours-disk; words in it choose the rest: packed rings, server (guise
+CASE begins with net, disk (others' back ends), ours-net, ours-tap or ours-disk; words in it choose the rest: packed rings, server (guise
 listens), queues (two), mmio (virtio-mmio: calls come through guise), intx (no MSI-X: they, too). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
 end again and again under load, with every byte known.
 """
+import hashlib
 import os
 import pathlib
 import random
@@ -23,6 +24,7 @@ import vm  # noqa: E402
 
 MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover",
            "virtio_net", "virtio_blk", "virtio_mmio"]
+NAMESPACE = f"guise-vhost-{os.getpid()}"
 PATIENCE = 120  # seconds, for one thing to happen
 
 
@@ -242,7 +244,61 @@ def disk_case(guise, kernel, initrd, scratch, case):
     print(f"{case}: 24 MiB written and read through qemu-storage-daemon, killed and started again")
 
 
-CASES = {"net": network_case, "disk": disk_case, "ours-net": our_network_case, "ours-disk": our_disk_case}
+def in_namespace(*command):
+    return ["ip", "netns", "exec", NAMESPACE, *map(str, command)]
+
+
+def make_namespace():
+    """A network namespace with a TAP of its own, which outlives the back ends."""
+    for command in (["ip", "netns", "add", NAMESPACE], in_namespace("ip", "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"),
+                    in_namespace("ip", "addr", "add", "10.9.0.1/24", "dev", "tap0"), in_namespace("ip", "link", "set", "tap0", "up")):
+        subprocess.run(command, check=True)
+
+
+def our_tap_case(guise, kernel, initrd, scratch, case):
+    """TCP both ways while the back end is killed over and over: what arrives is what was sent."""
+    if os.geteuid():
+        vm.skip("a TAP in a network namespace needs root")
+    socket, kills = scratch / "net.sock", 0
+    options, append = words(case)
+    (scratch / "down").write_bytes(os.urandom(60 << 20))
+    make_namespace()
+    sender = receiver = None
+    try:
+        command = in_namespace(guise, "vhost-net", "--socket-path", socket, "--net", "tap=tap0")
+        sender = subprocess.Popen(in_namespace("socat", "-u", f"OPEN:{scratch}/down", "TCP-LISTEN:5001"))
+        receiver = subprocess.Popen(in_namespace("socat", "-u", "TCP-LISTEN:5000", f"CREATE:{scratch}/up"))
+        with BackEnd(command, scratch) as back_end:
+            with vm.Vm(guise, "translate", kernel, initrd, append, cpus=2, mem="512M",
+                       options=["--net", f"vhost-user={socket}{options}"], time_limit=600) as guest:
+                guest.boot()
+                guest.shell("ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0; mkfifo /tmp/open; exec 3<>/tmp/open")
+                guest.shell("dd if=/dev/urandom of=/tmp/sent bs=1M count=60 2>/dev/null; ping -c 1 -W 60 10.9.0.1")
+                guest.type("(nc 10.9.0.1 5000 < /tmp/sent & nc 10.9.0.1 5001 <&3 > /tmp/got; wait; md5sum < /tmp/got; "
+                           "md5sum < /tmp/sent; echo all passed) &\n")
+                while "all passed\n" not in guest.console and kills < 12:
+                    time.sleep(random.uniform(0.1, 0.4))
+                    back_end.kill()
+                    back_end.start()
+                    kills += 1
+                    guest.shell("true")
+                if "all passed\n" not in guest.console:
+                    guest.wait_for("all passed\n")
+                got, sent = re.findall(r"^([0-9a-f]{32})  -", guest.console, re.M)[-2:]
+                guest.type("poweroff -f\n")
+                vm.expect("guise's exit status", guest.end(), 0)
+        receiver.wait(60)
+        vm.expect("what the host got", hashlib.md5((scratch / "up").read_bytes()).hexdigest(), sent)
+        vm.expect("what the guest got", got, hashlib.md5((scratch / "down").read_bytes()).hexdigest())
+    finally:
+        for process in (sender, receiver):
+            if process and process.poll() is None:
+                process.kill()
+        subprocess.run(["ip", "netns", "del", NAMESPACE], check=True)
+    print(f"{case}: 60 MiB each way by TCP, the back end killed {kills} times meanwhile")
+
+
+CASES = {"ours-tap": our_tap_case, "net": network_case, "disk": disk_case, "ours-net": our_network_case, "ours-disk": our_disk_case}
 PROGRAMS = {"net": "dpdk-testpmd", "disk": "qemu-storage-daemon"}
 
 
