@@ -11,6 +11,7 @@
  * link's thread to begin the queue's rings anew. Order: state_lock, the link's lock, a queue's lock.
  */
 #include <errno.h>
+#include <linux/virtio_ids.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <stddef.h>
@@ -321,6 +322,7 @@ static int open_link(struct front *f, char *why, size_t why_size)
 {
 	int err;
 	struct vhost_link_config link = {
+		.device_id = VIRTIO_ID_NET,
 		.owner = f->owner,
 		.path = f->config.path,
 		.server = f->config.server,
