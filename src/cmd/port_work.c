@@ -96,7 +96,7 @@ static unsigned send_burst(struct work_queue *w, uint64_t start)
 		port_give_back(port, w->queue, buffer + sent, lent - sent);
 		w->next_number -= lent - sent;
 	}
-	w->sent += sent;
+	__atomic_store_n(&w->sent, w->sent + (sent), __ATOMIC_RELAXED);
 	return sent;
 }
 
@@ -130,7 +130,7 @@ static unsigned sink_burst(struct work_queue *w)
 		}
 	}
 	port_give_back(w->work->port[0], w->queue, buffer, got);
-	w->received += packets;
+	__atomic_store_n(&w->received, w->received + (packets), __ATOMIC_RELAXED);
 	return packets;
 }
 
@@ -159,8 +159,8 @@ static unsigned pass(struct work_queue *w, struct port *from, struct port *to, b
 		port_give_back(to, w->queue, out + sent, lent - sent);
 	port_give_back(from, w->queue, in, got);
 	for (unsigned k = 0; k < got; k++)
-		w->received += !in[k].more;
-	w->sent += packets;
+		__atomic_store_n(&w->received, w->received + (!in[k].more), __ATOMIC_RELAXED);
+	__atomic_store_n(&w->sent, w->sent + (packets), __ATOMIC_RELAXED);
 	return got;
 }
 

@@ -48,6 +48,12 @@ struct port {
 	struct port_pool *pool[PORT_MAX_QUEUES]; /* made when first lent from; port_pool.c */
 };
 
+/* Count: one thread writes a counter, any may read it. */
+static inline void port_count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
 /*
  * User-mode NAT (libslirp), rootless: the guest gets 10.0.2.15 by DHCP, gateway 10.0.2.2, DNS 10.0.2.3. `forwards`:
  * n strings "tcp:8080:80" or "udp:HOSTADDR:5353:53", listened to on the host (127.0.0.1 unless an address is given).

@@ -19,7 +19,7 @@ struct port_pool {
 
 static uint32_t room_for(const struct port *port)
 {
-	uint32_t frame = (port->receive_offloads | port->send_offloads) & ~PORT_CSUM ? 65536 : port->mtu;
+	uint32_t frame = (port_receive_offloads(port) | port_send_offloads(port)) & ~PORT_CSUM ? 65536 : port->mtu;
 
 	return (PORT_HEADER + frame + 18 + 63) / 64 * 64 + 64; /* an odd number of lines spreads buffers over the cache */
 }
@@ -27,11 +27,12 @@ static uint32_t room_for(const struct port *port)
 /* The queue's pool; NULL: no memory. */
 static struct port_pool *pool_of(struct port *port, unsigned queue)
 {
-	uint32_t room = room_for(port);
 	struct port_pool *pool;
+	uint32_t room;
 
 	if (port->pool[queue])
 		return port->pool[queue];
+	room = room_for(port);
 	pool = aligned_alloc(64, (sizeof(*pool) + 63) / 64 * 64 + (size_t)room * COUNT);
 	if (!pool)
 		return NULL;

@@ -100,13 +100,13 @@ static unsigned receive_burst(struct back *b, struct back_queue *q, struct port_
 		if (enabled && take_out(&chain[k], &packets[filled]))
 			bytes += packets[filled++].bytes - PORT_HEADER;
 		else
-			q->counters.rx_dropped++;
+			port_count(&q->counters.rx_dropped, 1);
 	}
 	if (*popped > 0)
 		virtq_push_burst(&q->from.q, chain, NULL, (unsigned)*popped);
 	finish(b, &q->from, chain, NULL, *popped > 0 ? (unsigned)*popped : 0);
-	q->counters.rx_packets += filled;
-	q->counters.rx_bytes += bytes;
+	port_count(&q->counters.rx_packets, filled);
+	port_count(&q->counters.rx_bytes, bytes);
 	return filled;
 }
 
@@ -233,17 +233,17 @@ static unsigned send_burst(struct back *b, struct back_queue *q, const struct po
 		if (!count && mergeable && p->bytes >= PORT_HEADER && (s.used || want < BURST || s.n_chains < want))
 			break; /* with more chains, now or later, it does */
 		if (!count) { /* it fits into none that this driver gives */
-			q->counters.tx_dropped++;
+			port_count(&q->counters.tx_dropped, 1);
 			continue;
 		}
 		put_in(&s, p, count);
 		bytes += p->bytes - PORT_HEADER;
-		q->counters.tx_packets++;
+		port_count(&q->counters.tx_packets, 1);
 	}
 	virtq_unpop_burst(&q->to.q, s.chain + s.used, s.n_chains - s.used);
 	virtq_push_burst(&q->to.q, s.chain, s.written, s.used);
 	finish(b, &q->to, s.chain, s.written, s.used);
-	q->counters.tx_bytes += bytes;
+	port_count(&q->counters.tx_bytes, bytes);
 	return taken;
 }
 
@@ -266,7 +266,7 @@ int back_send(struct port *port, unsigned queue, const struct port_packet *packe
 		settle_all(q);
 	if (done < n && (!atomic_load_explicit(&b->polling, memory_order_relaxed) || !q->to.running)) {
 		/* Nobody to send to, or too slow, and who does not poll is not told when there is room: lost, as on a wire. */
-		q->counters.tx_dropped += n - done;
+		port_count(&q->counters.tx_dropped, n - done);
 		done = n;
 	}
 	pthread_mutex_unlock(&q->lock);

@@ -112,7 +112,7 @@ static void drop(struct front_queue *q, const struct port_buffer *buffers, unsig
 {
 	for (unsigned k = 0; k < n; k++) {
 		put_free(&q->tx, buffers[k].data);
-		q->counters.tx_dropped += !buffers[k].more;
+		port_count(&q->counters.tx_dropped, !buffers[k].more);
 	}
 }
 
@@ -131,8 +131,8 @@ static unsigned submit_single(struct front_queue *q, const struct port_buffer *b
 	added = virtq_driver_add_burst(&q->tx.ring, segment, token, n, false);
 	for (unsigned k = 0; k < added; k++)
 		bytes += buffers[k].bytes - PORT_HEADER;
-	q->counters.tx_packets += added;
-	q->counters.tx_bytes += bytes;
+	port_count(&q->counters.tx_packets, added);
+	port_count(&q->counters.tx_bytes, bytes);
 	return added;
 }
 
@@ -159,8 +159,8 @@ static unsigned submit_pieces(struct front *f, struct front_queue *q, const stru
 	count++;
 	if (virtq_driver_add(&q->tx.ring, segment, count, 0, (void *)((uintptr_t)buffers[0].data | 1)))
 		return 0;
-	q->counters.tx_packets++;
-	q->counters.tx_bytes += bytes - PORT_HEADER;
+	port_count(&q->counters.tx_packets, 1);
+	port_count(&q->counters.tx_bytes, bytes - PORT_HEADER);
 	return count;
 }
 
@@ -223,7 +223,7 @@ static void drop_pending(struct front *f, struct front_queue *q)
 	while (q->n_pending)
 		repost(f, q, q->pending[--q->n_pending].data);
 	q->pieces_wanted = 0;
-	q->counters.rx_dropped++;
+	port_count(&q->counters.rx_dropped, 1);
 }
 
 /*
@@ -237,7 +237,7 @@ static unsigned take_piece(struct front *f, struct front_queue *q, uint8_t *data
 
 		if (bytes < PORT_HEADER || !count || count > PORT_MAX_PIECES) {
 			repost(f, q, data);
-			q->counters.rx_dropped++;
+			port_count(&q->counters.rx_dropped, 1);
 			return 0;
 		}
 		q->pieces_wanted = count;
@@ -257,9 +257,9 @@ static unsigned deliver_pending(struct front *f, struct front_queue *q, struct p
 	}
 	memcpy(out, q->pending, count * sizeof(*out));
 	for (unsigned k = 0; k < count; k++)
-		q->counters.rx_bytes += out[k].bytes;
-	q->counters.rx_bytes -= PORT_HEADER;
-	q->counters.rx_packets++;
+		port_count(&q->counters.rx_bytes, out[k].bytes);
+	port_count(&q->counters.rx_bytes, -(uint64_t)PORT_HEADER);
+	port_count(&q->counters.rx_packets, 1);
 	q->n_pending = q->pieces_wanted = 0;
 	return count;
 }
@@ -287,12 +287,12 @@ static unsigned take_used(struct front *f, struct front_queue *q, struct port_bu
 		if (!q->n_pending && written[k] >= PORT_HEADER && (!f->mergeable || num_buffers(data) == 1)) {
 			out[filled++] = (struct port_buffer){ data, written[k], f->room, false };
 			bytes += written[k] - PORT_HEADER;
-			q->counters.rx_packets++;
+			port_count(&q->counters.rx_packets, 1);
 		} else if (take_piece(f, q, data, written[k])) {
 			filled += deliver_pending(f, q, out + filled, n - filled);
 		}
 	}
-	q->counters.rx_bytes += bytes;
+	port_count(&q->counters.rx_bytes, bytes);
 	if (q->rx.ring.error)
 		report(f, &q->rx, "receive");
 	return filled;
@@ -411,7 +411,7 @@ static int send_one(struct port *port, unsigned queue, const struct port_packet 
 	unsigned want = (packet->bytes + f->room - 1) / f->room, lent;
 
 	if (packet->bytes < PORT_HEADER || want > PORT_MAX_PIECES) {
-		f->queue[queue].counters.tx_dropped++;
+		port_count(&f->queue[queue].counters.tx_dropped, 1);
 		return 1;
 	}
 	lent = lend(port, queue, buffer, want);
@@ -434,7 +434,7 @@ int front_send(struct port *port, unsigned queue, const struct port_packet *pack
 		done++;
 	if (done < n && !atomic_load_explicit(&f->polling, memory_order_relaxed)) {
 		/* Who does not poll is not told when there is room again: the rest is lost, as on a wire that is too slow. */
-		f->queue[queue].counters.tx_dropped += n - done;
+		port_count(&f->queue[queue].counters.tx_dropped, n - done);
 		done = n;
 	}
 	return (int)done;
@@ -453,7 +453,7 @@ static unsigned copy_out(struct front_queue *q, const struct port_buffer *buffer
 	} while (buffers[k++].more);
 	*fits = copied == bytes;
 	packet->bytes = copied;
-	q->counters.rx_dropped += !*fits;
+	port_count(&q->counters.rx_dropped, !*fits);
 	return k;
 }
 
