@@ -8,13 +8,14 @@
 #include "cmd/commands.h"
 #include "probe/probe.h"
 
-static const char *const test_names[] = {"conformance", "hostile", "all", NULL};
+static const char *const test_names[] = {"conformance", "hostile", "rate", "latency", "all", NULL};
+enum { ALL = 4 }; /* place in test_names */
 static const char *const ring_names[] = {"both", "split", "packed", NULL};
 static const char *const type_names[] = {"net", "blk", NULL};
 
 struct arguments {
 	bool help, server, json, verbose, thorough, write, strict, list;
-	unsigned test, ring, type, queues, timeout;
+	unsigned test, ring, type, queues, timeout, seconds;
 	const char *only, *skip, *run;
 };
 
@@ -37,10 +38,11 @@ static int run_tests(const char *path, const struct arguments *a)
 	    .command = a->run,
 	    .server = a->server,
 	    .device = a->type ? PROBE_BLK : PROBE_NET,
-	    .tests = a->test == 2 ? PROBE_ALL : 1u << a->test,
+	    .tests = a->test == ALL ? PROBE_ALL : 1u << a->test,
 	    .rings = a->ring ? a->ring : PROBE_SPLIT | PROBE_PACKED,
 	    .queues = a->queues,
 	    .timeout_ms = a->timeout * 1000,
+	    .seconds = a->seconds,
 	    .only = a->only,
 	    .skip = a->skip,
 	    .thorough = a->thorough,
@@ -65,7 +67,7 @@ static int run_tests(const char *path, const struct arguments *a)
 
 int cmd_probe(int argc, char **argv)
 {
-	struct arguments a = {.queues = 2, .timeout = 5, .test = 2};
+	struct arguments a = {.queues = 2, .timeout = 5, .seconds = 2, .test = ALL};
 	const struct option_def table[] = {
 	    {.name = "server",
 	     .kind = OPTION_FLAG,
@@ -82,7 +84,7 @@ int cmd_probe(int argc, char **argv)
 	     .value = &a.test,
 	     .arg = "WHICH",
 	     .choices = test_names,
-	     .help = "conformance, hostile or all (default)"},
+	     .help = "conformance, hostile, rate, latency or all (default)"},
 	    {.name = "ring",
 	     .kind = OPTION_CHOICE,
 	     .value = &a.ring,
@@ -96,6 +98,13 @@ int cmd_probe(int argc, char **argv)
 	     .min = 1,
 	     .max = 4,
 	     .help = "queue pairs (net) or queues (blk) to try at most (default 2)"},
+	    {.name = "seconds",
+	     .kind = OPTION_UINT,
+	     .value = &a.seconds,
+	     .arg = "S",
+	     .min = 1,
+	     .max = 3600,
+	     .help = "seconds for each measurement (default 2)"},
 	    {.name = "timeout",
 	     .kind = OPTION_UINT,
 	     .value = &a.timeout,

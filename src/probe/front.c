@@ -33,6 +33,7 @@ static const struct {
     {"hostile: memory", NULL, front_hostile_memory_test},
     {"hostile: rings", NULL, front_hostile_ring_test},
     {"hostile: requests", NULL, front_hostile_request_test},
+	{"measurements", front_rate_tests, NULL},
 };
 enum { N_GROUPS = sizeof(groups) / sizeof(groups[0]), START_MS = 30000, START_STEP_MS = 250 };
 
@@ -48,7 +49,7 @@ static bool test_of(unsigned group, unsigned k, struct front_test *test)
 static void add(struct probe *p, const char *group, const struct front_test *test, const char *ring,
 		const char *evidence)
 {
-	const struct finding finding = {
+	struct finding finding = {
 	    .outcome = p->verdict.outcome,
 	    .group = (char *)group,
 	    .name = (char *)test->name,
@@ -59,6 +60,7 @@ static void add(struct probe *p, const char *group, const struct front_test *tes
 	    .evidence = (char *)evidence,
 	};
 
+	memcpy(finding.figure, p->verdict.figure, sizeof(finding.figure));
 	report_add(p->report, &finding);
 }
 
@@ -151,7 +153,7 @@ static void run_one(struct probe *p, const char *group, const struct front_test 
 	p->watching = false;
 	p->seed = 1;
 	if (p->lost) {
-		p->verdict = (struct verdict){OUTCOME_NOT_RUN, "the target is gone"};
+		p->verdict = (struct verdict){.outcome = OUTCOME_NOT_RUN, .text = "the target is gone"};
 		add(p, group, test, test->rings ? packed ? "packed" : "split" : "", "");
 		return;
 	}

@@ -14,7 +14,7 @@
 #include "probe/report.h"
 
 enum probe_device { PROBE_NET = 1, PROBE_BLK = 2 }; /* virtio device ids */
-enum { PROBE_CONFORMANCE = 1, PROBE_HOSTILE = 2, PROBE_ALL = 3 };
+enum { PROBE_CONFORMANCE = 1, PROBE_HOSTILE = 2, PROBE_RATE = 4, PROBE_LATENCY = 8, PROBE_ALL = 15 };
 enum { PROBE_SPLIT = 1, PROBE_PACKED = 2 };
 
 struct probe_options {
@@ -25,6 +25,7 @@ struct probe_options {
 	unsigned tests;	     /* PROBE_CONFORMANCE ... */
 	unsigned rings;	     /* PROBE_SPLIT | PROBE_PACKED */
 	unsigned queues;     /* queue pairs (net) or queues (blk) to try at most */
+	unsigned seconds;    /* of each measurement */
 	unsigned timeout_ms; /* the longest wait for an answer */
 	const char *only;    /* run the tests with this in their name; NULL: all */
 	const char *skip;    /* run none with this in their name; NULL: skip none */

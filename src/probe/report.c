@@ -143,6 +143,15 @@ static void print_field(FILE *out, const char *name, const char *value, const ch
 	fputs(end, out);
 }
 
+static void print_figures(FILE *out, const struct finding *f)
+{
+	for (unsigned k = 0; k < FIGURES_MAX && f->figure[k].name; k++) {
+		fputs(k ? ", " : ", \"figures\": {", out);
+		print_string(out, f->figure[k].name);
+		fprintf(out, ": %.3f%s", f->figure[k].value, k + 1 < FIGURES_MAX && f->figure[k + 1].name ? "" : "}");
+	}
+}
+
 void report_json(const struct report *report, FILE *out)
 {
 	fputs("{\n\"target\": {", out);
@@ -161,7 +170,9 @@ void report_json(const struct report *report, FILE *out)
 		print_field(out, "what", f->what, ", ");
 		print_field(out, "rule", f->rule, ", ");
 		print_field(out, "detail", f->detail, ", ");
-		print_field(out, "evidence", f->evidence, "}");
+		print_field(out, "evidence", f->evidence, "");
+		print_figures(out, f);
+		fputs("}", out);
 	}
 	fputs("\n],\n\"summary\": {", out);
 	for (unsigned k = 0; k < OUTCOMES; k++)
@@ -183,7 +194,7 @@ void report_add(struct report *report, const struct finding *f)
 		return;
 	}
 	report->findings = grown;
-	grown[report->count++] = (struct finding){
+	grown[report->count] = (struct finding){
 	    .outcome = f->outcome,
 	    .group = copy(report, f->group),
 	    .name = copy(report, f->name),
@@ -193,6 +204,7 @@ void report_add(struct report *report, const struct finding *f)
 	    .detail = copy(report, f->detail),
 	    .evidence = copy(report, f->evidence),
 	};
+	memcpy(grown[report->count++].figure, f->figure, sizeof(f->figure));
 }
 
 bool report_is_good(const struct report *report, bool strict)

@@ -21,6 +21,12 @@ enum outcome {
 };
 const char *outcome_name(enum outcome outcome);
 
+struct figure {
+	const char *name; /* a constant, with its unit */
+	double value;
+};
+enum { FIGURES_MAX = 6 };
+
 struct finding {
 	enum outcome outcome;
 	char *group, *name, *ring; /* ring: "split", "packed" or "" */
@@ -28,6 +34,7 @@ struct finding {
 	char *rule;		   /* where the specification says so */
 	char *detail;		   /* what came back; "" if there is nothing to add */
 	char *evidence;		   /* the last messages of a failed test, one a line; "" if none */
+	struct figure figure[FIGURES_MAX]; /* what was measured, ended by one without a name if there are fewer */
 };
 
 struct report {

@@ -59,6 +59,12 @@ void remark(struct probe *p, const char *format, ...)
 	va_end(args);
 }
 
+void add_figure(struct probe *p, const char *name, double value)
+{
+	if (p->verdict.n_figures < FIGURES_MAX)
+		p->verdict.figure[p->verdict.n_figures++] = (struct figure){name, value};
+}
+
 int need_feature(struct probe *p, unsigned bit, const char *name)
 {
 	return p->offered >> bit & 1 ? 0 : not_applicable(p, "the target does not offer %s", name);

@@ -47,6 +47,8 @@ struct probe_queue {
 struct verdict {
 	enum outcome outcome;
 	char text[512];
+	struct figure figure[FIGURES_MAX];
+	unsigned n_figures;
 };
 
 struct probe {
@@ -84,6 +86,7 @@ int fail(struct probe *p, const char *format, ...) __attribute__((format(printf,
 int not_applicable(struct probe *p, const char *format, ...) __attribute__((format(printf, 2, 3))); /* -1 */
 int warn(struct probe *p, const char *format, ...) __attribute__((format(printf, 2, 3)));	    /* 0 */
 void remark(struct probe *p, const char *format, ...) __attribute__((format(printf, 2, 3))); /* to a pass */
+void add_figure(struct probe *p, const char *name, double value);
 /* 0 if the feature was offered, else not applicable. */
 int need_feature(struct probe *p, unsigned bit, const char *name);
 int need_protocol(struct probe *p, unsigned bit);

@@ -30,7 +30,7 @@ def need(program):
 
 def probe(command, *options, timeout=10):
     """The report and the exit status."""
-    line = [GUISE, "probe", "front", SOCKET, "--run", command, "--json", "--timeout", str(timeout), *options]
+    line = [GUISE, "probe", "front", SOCKET, "--run", command, "--json", "--timeout", str(timeout), "--seconds", "1", *options]
     print("+", shlex.join(line), flush=True)
     done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=800)
     try:
