@@ -15,7 +15,7 @@ static const struct command {
 	{"vhost-net", cmd_vhost_net, "serve a network to another VMM over vhost-user"},
 	{"kvm", cmd_kvm, "run another VMM with softkvm as its /dev/kvm"},
 	{"port", cmd_port, "move packets through a network port: generate, count, reflect, forward"},
-	{"probe", cmd_probe, "test a vhost-user back end: conformance, hostile input"},
+	{"probe", cmd_probe, "test a vhost-user back end or front end: conformance, hostile input"},
 	{"check", cmd_check, "say what this host offers and what is missing"},
 	{"version", cmd_version, "print the version"},
 	{"help", cmd_help, "print this"},

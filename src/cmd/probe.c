@@ -19,9 +19,12 @@ struct arguments {
 	const char *only, *skip, *run;
 };
 
-static const char usage[] = "Usage: guise probe front PATH [OPTION...]\n\n"
-			    "Play a front end against the vhost-user back end at the socket PATH, and report "
-			    "what it does right and wrong.\n\n";
+static const char usage[] =
+    "Usage: guise probe front PATH [OPTION...]\n"
+    "       guise probe back PATH [OPTION...]\n\n"
+    "front: play a front end against the vhost-user back end at the socket PATH.\n"
+    "back:  play a back end for the vhost-user front end at the socket PATH, mostly with --server.\n"
+    "Reports what the other side does right and wrong.\n\n";
 
 static void print_help(const struct option_def *table)
 {
@@ -31,7 +34,7 @@ static void print_help(const struct option_def *table)
 	     "for a wrong command line.");
 }
 
-static int run_tests(const char *path, const struct arguments *a)
+static int run_tests(bool front, const char *path, const struct arguments *a)
 {
 	const struct probe_options options = {
 	    .path = path,
@@ -53,7 +56,7 @@ static int run_tests(const char *path, const struct arguments *a)
 	int err;
 
 	report_init(&report, a->json ? NULL : stdout, a->verbose);
-	err = probe_front(&options, &report);
+	err = front ? probe_front(&options, &report) : probe_back(&options, &report);
 	if (!err && a->json)
 		report_json(&report, stdout);
 	else if (!err)
@@ -155,6 +158,7 @@ int cmd_probe(int argc, char **argv)
 	    {0},
 	};
 	char error[128];
+	bool front, back;
 	int words = options_parse(table, argc, argv, error, sizeof(error));
 
 	if (words < 0)
@@ -164,11 +168,13 @@ int cmd_probe(int argc, char **argv)
 		return STATUS_OK;
 	}
 	signal(SIGPIPE, SIG_IGN);
-	if (a.list) {
-		probe_list(stdout);
+	front = words > 0 && !strcmp(argv[1], "front");
+	back = words > 0 && !strcmp(argv[1], "back");
+	if (a.list && words == 1 && (front || back)) {
+		front ? probe_list_front(stdout) : probe_list_back(stdout);
 		return STATUS_OK;
 	}
-	if (words != 2 || strcmp(argv[1], "front"))
-		return usage_error("probe", "'front PATH' is needed");
-	return run_tests(argv[2], &a);
+	if (words != 2 || (!front && !back))
+		return usage_error("probe", "'front PATH' or 'back PATH' is needed");
+	return run_tests(front, argv[2], &a);
 }

@@ -33,7 +33,7 @@ static const struct {
     {"hostile: memory", NULL, front_hostile_memory_test},
     {"hostile: rings", NULL, front_hostile_ring_test},
     {"hostile: requests", NULL, front_hostile_request_test},
-	{"measurements", front_rate_tests, NULL},
+    {"measurements", front_rate_tests, NULL},
 };
 enum { N_GROUPS = sizeof(groups) / sizeof(groups[0]), START_MS = 30000, START_STEP_MS = 250 };
 
@@ -322,7 +322,7 @@ out:
 	return err;
 }
 
-void probe_list(FILE *out)
+void probe_list_front(FILE *out)
 {
 	struct front_test test;
 

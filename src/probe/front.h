@@ -22,7 +22,8 @@ struct front_test {
 
 /* Each ends with a row without a name. */
 extern const struct front_test front_setup_tests[], front_restart_tests[], front_order_tests[],
-    front_memory_tests[], front_device_tests[], front_inflight_tests[], front_ring_tests[], front_rate_tests[];
+    front_memory_tests[], front_device_tests[], front_inflight_tests[], front_ring_tests[],
+    front_rate_tests[];
 /* The same from tables of bad input: test k, or false behind the last. */
 bool front_hostile_message_test(unsigned k, struct front_test *test);
 bool front_hostile_memory_test(unsigned k, struct front_test *test);

@@ -100,7 +100,8 @@ static int start_rings(struct probe *p)
 	return 0;
 }
 
-/* What the buffer says of ring 0 once everything is back. The back end may write it a moment after the used ring. */
+/* What the buffer says of ring 0 once everything is back. The back end may write it a moment after the used
+ * ring. */
 static void check_region(struct probe *p, const struct split_region *region)
 {
 	uint16_t used = p->queue[0].driver.used_next;
@@ -111,8 +112,8 @@ static void check_region(struct probe *p, const struct split_region *region)
 		poll(NULL, 0, 10);
 	}
 	if (region->version != 1 || region->desc_num != p->ring_size)
-		fail(p, "the region of ring 0 has version %u and %u entries; 1 and %u are right", region->version,
-		     region->desc_num, p->ring_size);
+		fail(p, "the region of ring 0 has version %u and %u entries; 1 and %u are right",
+		     region->version, region->desc_num, p->ring_size);
 	else if (region->used_idx != used)
 		fail(p, "used_idx in the buffer is %u, in the ring %u", region->used_idx, used);
 	for (unsigned k = 0; k < p->ring_size; k++)

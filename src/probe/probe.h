@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * guise probe: tests any vhost-user back end, by playing a front end with a little memory and rings of its
- * own.
+ * guise probe: tests any vhost-user back end by playing a front end, with a little memory and rings of its
+ * own; and any front end by playing a back end.
  *
- * Blocks until done; one at a time per thread. Nothing is printed but through the report.
+ * Blocks until done; one at a time per process. Nothing is printed but through the report.
  */
 #ifndef GUISE_PROBE_PROBE_H
 #define GUISE_PROBE_PROBE_H
@@ -37,7 +37,11 @@ struct probe_options {
  */
 int probe_front(const struct probe_options *options, struct report *report);
 
+/* The same against a front end, which is to come to the socket (server) or listens there. */
+int probe_back(const struct probe_options *options, struct report *report);
+
 /* Print the name and purpose of every test. */
-void probe_list(FILE *out);
+void probe_list_front(FILE *out);
+void probe_list_back(FILE *out);
 
 #endif

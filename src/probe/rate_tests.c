@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Measurements: how many frames a back end takes per second, how many requests a disk serves, and how long one of them
- * takes. The probe keeps the ring full (rate) or has one request at a time (latency) for the time that was asked for.
+ * Measurements: how many frames a back end takes per second, how many requests a disk serves, and how long
+ * one of them takes. The probe keeps the ring full (rate) or has one request at a time (latency) for the time
+ * that was asked for.
  *
- * Both ends run on this machine, so the figures say as much of it and of what else it does as of the target: compare them only with
- * figures of the same minute. Rates look at the used ring without sleeping; latencies wait for the notification, as a
- * guest does.
+ * Both ends run on this machine, so the figures say as much of it and of what else it does as of the target:
+ * compare them only with figures of the same minute. Rates look at the used ring without sleeping; latencies
+ * wait for the notification, as a guest does.
  */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
@@ -19,7 +20,15 @@
 #include "probe/front.h"
 #include "probe/work.h"
 
-enum { BURST = 32, RATE_RING = 256, NET_HEADER = 12, STRIDE = 2048, DEPTH = 32, BLOCK = 4096, SAMPLES_MAX = 1 << 18 };
+enum {
+	BURST = 32,
+	RATE_RING = 256,
+	NET_HEADER = 12,
+	STRIDE = 2048,
+	DEPTH = 32,
+	BLOCK = 4096,
+	SAMPLES_MAX = 1 << 18
+};
 
 static uint64_t end_of(const struct probe *p)
 {
@@ -61,7 +70,8 @@ static uint64_t send_frames(struct probe *p, const struct virtq_segment *segment
 		void *back[BURST];
 		unsigned n;
 
-		while (now < end && (n = virtq_driver_add_burst(d, &segment[sent % RATE_RING], tokens, BURST, false)))
+		while (now < end &&
+		       (n = virtq_driver_add_burst(d, &segment[sent % RATE_RING], tokens, BURST, false)))
 			sent += n;
 		if (virtq_driver_should_kick(d))
 			eventfd_write(p->queue[1].kick_fd, 1);
@@ -73,8 +83,8 @@ static uint64_t send_frames(struct probe *p, const struct virtq_segment *segment
 			return 0;
 		}
 		if (now - last > p->options->timeout_ms * 1000000ull) {
-			fail(p, "queue 1: %llu of %llu frames came back, then nothing for %u ms", (unsigned long long)done,
-			     (unsigned long long)sent, p->options->timeout_ms);
+			fail(p, "queue 1: %llu of %llu frames came back, then nothing for %u ms",
+			     (unsigned long long)done, (unsigned long long)sent, p->options->timeout_ms);
 			return 0;
 		}
 	}
@@ -99,8 +109,8 @@ static void frames(struct probe *p, unsigned size)
 		return;
 	add_figure(p, "frames_per_second", (double)done * 1e9 / (double)ns);
 	add_figure(p, "ns_per_frame", (double)ns / (double)done);
-	remark(p, "%.3f million frames/s, %.1f ns each, %u bytes, bursts of %u", (double)done * 1e3 / (double)ns,
-	       (double)ns / (double)done, size, BURST);
+	remark(p, "%.3f million frames/s, %.1f ns each, %u bytes, bursts of %u",
+	       (double)done * 1e3 / (double)ns, (double)ns / (double)done, size, BURST);
 }
 
 /* --- latencies --- */
@@ -125,8 +135,8 @@ static void report_latency(struct probe *p, uint32_t *ns, unsigned n)
 		value[k] = ns[(unsigned)(points[k].share * (n - 1))];
 		add_figure(p, points[k].name, value[k]);
 	}
-	remark(p, "%u round trips: median %.1f us, 90 %% %.1f, 99 %% %.1f, 99.9 %% %.1f, longest %.1f", n, value[0] / 1e3,
-	       value[1] / 1e3, value[2] / 1e3, value[3] / 1e3, ns[n - 1] / 1e3);
+	remark(p, "%u round trips: median %.1f us, 90 %% %.1f, 99 %% %.1f, 99.9 %% %.1f, longest %.1f", n,
+	       value[0] / 1e3, value[1] / 1e3, value[2] / 1e3, value[3] / 1e3, ns[n - 1] / 1e3);
 }
 
 /* One thing at a time, for as long as was asked, each timed. */
@@ -204,14 +214,18 @@ struct reader {
 static int submit_read(struct probe *p, struct reader *r, unsigned k)
 {
 	gpa_t at = r->gpa + 2ull * BLOCK * k;
-	uint64_t random = (uint64_t)(r->seed = r->seed * 1664525 + 1013904223) << 16 ^ r->reads * 0x9e3779b97f4a7c15ull;
-	struct virtio_blk_outhdr header = {.type = VIRTIO_BLK_T_IN, .sector = random % r->blocks * (BLOCK / 512)};
+	uint64_t random =
+	    (uint64_t)(r->seed = r->seed * 1664525 + 1013904223) << 16 ^ r->reads * 0x9e3779b97f4a7c15ull;
+	struct virtio_blk_outhdr header = {.type = VIRTIO_BLK_T_IN,
+					   .sector = random % r->blocks * (BLOCK / 512)};
 	struct virtq_segment segment[3] = {{at, sizeof(header)}, {at + BLOCK, BLOCK}, {at + 64, 1}};
 	uint8_t *place = guest_at(&p->guest, at, 2 * BLOCK);
 
 	memcpy(place, &header, sizeof(header));
 	place[64] = 0xff;
-	return virtq_driver_add(&p->queue[0].driver, segment, 1, 2, place) ? fail(p, "queue 0: no room for a read") : 0;
+	return virtq_driver_add(&p->queue[0].driver, segment, 1, 2, place)
+		   ? fail(p, "queue 0: no room for a read")
+		   : 0;
 }
 
 /* Those that came back are checked and submitted again while there is time. The count, -1. */
@@ -226,7 +240,9 @@ static int turn_around(struct probe *p, struct reader *r, bool again)
 		if (place[64])
 			return fail(p, "queue 0: a read ended with status %u", place[64]);
 		r->reads++;
-		if (again && submit_read(p, r, (unsigned)((place - (uint8_t *)guest_at(&p->guest, r->gpa, 1)) / (2 * BLOCK))))
+		if (again &&
+		    submit_read(
+			p, r, (unsigned)((place - (uint8_t *)guest_at(&p->guest, r->gpa, 1)) / (2 * BLOCK))))
 			return -1;
 	}
 	return d->error ? fail(p, "queue 0: the used ring is wrong: %s", virtq_error_name(d->error)) : n;
@@ -256,17 +272,18 @@ static void read_rate(struct probe *p, unsigned depth)
 			return;
 		last = n ? now : last;
 		if (now - last > p->options->timeout_ms * 1000000ull) {
-			fail(p, "queue 0: %llu reads came back, then nothing for %u ms", (unsigned long long)r.reads,
-			     p->options->timeout_ms);
+			fail(p, "queue 0: %llu reads came back, then nothing for %u ms",
+			     (unsigned long long)r.reads, p->options->timeout_ms);
 			return;
 		}
 		if (!n && !virtq_driver_enable_calls(&q->driver) &&
-		    poll(&(struct pollfd){.fd = q->call_fd, .events = POLLIN}, 1, (int)p->options->timeout_ms) > 0)
+		    poll(&(struct pollfd){.fd = q->call_fd, .events = POLLIN}, 1,
+			 (int)p->options->timeout_ms) > 0)
 			eventfd_read(q->call_fd, &(eventfd_t){0});
 	}
 	add_figure(p, "reads_per_second", (double)r.reads * 1e9 / (double)(now_ns() - start));
-	remark(p, "%.0f reads/s of 4 KiB at random places, %u at a time", (double)r.reads * 1e9 / (double)(now_ns() - start),
-	       depth);
+	remark(p, "%.0f reads/s of 4 KiB at random places, %u at a time",
+	       (double)r.reads * 1e9 / (double)(now_ns() - start), depth);
 }
 
 static int one_read(struct probe *p, void *opaque)
@@ -284,8 +301,10 @@ static int one_read(struct probe *p, void *opaque)
 			return got < 0 ? -1 : 0;
 		if (virtq_driver_enable_calls(&q->driver))
 			continue;
-		if (poll(&(struct pollfd){.fd = q->call_fd, .events = POLLIN}, 1, (int)p->options->timeout_ms) <= 0)
-			return fail(p, "queue 0: a read did not come back within %u ms", p->options->timeout_ms);
+		if (poll(&(struct pollfd){.fd = q->call_fd, .events = POLLIN}, 1,
+			 (int)p->options->timeout_ms) <= 0)
+			return fail(p, "queue 0: a read did not come back within %u ms",
+				    p->options->timeout_ms);
 		eventfd_read(q->call_fd, &(eventfd_t){0});
 	}
 }

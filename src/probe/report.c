@@ -148,7 +148,8 @@ static void print_figures(FILE *out, const struct finding *f)
 	for (unsigned k = 0; k < FIGURES_MAX && f->figure[k].name; k++) {
 		fputs(k ? ", " : ", \"figures\": {", out);
 		print_string(out, f->figure[k].name);
-		fprintf(out, ": %.3f%s", f->figure[k].value, k + 1 < FIGURES_MAX && f->figure[k + 1].name ? "" : "}");
+		fprintf(out, ": %.3f%s", f->figure[k].value,
+			k + 1 < FIGURES_MAX && f->figure[k + 1].name ? "" : "}");
 	}
 }
 

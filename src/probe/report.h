@@ -34,7 +34,8 @@ struct finding {
 	char *rule;		   /* where the specification says so */
 	char *detail;		   /* what came back; "" if there is nothing to add */
 	char *evidence;		   /* the last messages of a failed test, one a line; "" if none */
-	struct figure figure[FIGURES_MAX]; /* what was measured, ended by one without a name if there are fewer */
+	struct figure
+	    figure[FIGURES_MAX]; /* what was measured, ended by one without a name if there are fewer */
 };
 
 struct report {

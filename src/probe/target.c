@@ -38,13 +38,21 @@ int target_start(struct target *t)
 	return 0;
 }
 
+/* The shell may be gone before what it started: a listener that dies slowly would still take our next
+ * connection. */
+static void kill_group(pid_t group)
+{
+	for (unsigned ms = 0; ms < 2000 && !kill(-group, SIGKILL); ms += 5)
+		usleep(5000);
+}
+
 bool target_has_ended(struct target *t, char *how, size_t size)
 {
 	int status;
 
 	if (!t->pid || waitpid(t->pid, &status, WNOHANG) != t->pid)
 		return false;
-	kill(-t->pid, SIGKILL); /* what it may have left */
+	kill_group(t->pid); /* what it may have left */
 	t->pid = 0;
 	if (WIFSIGNALED(status) || WEXITSTATUS(status) > 128) {
 		int sig = WIFSIGNALED(status) ? WTERMSIG(status)
@@ -63,5 +71,6 @@ void target_stop(struct target *t)
 		return;
 	kill(-t->pid, SIGKILL);
 	waitpid(t->pid, NULL, 0);
+	kill_group(t->pid);
 	t->pid = 0;
 }
