@@ -106,7 +106,7 @@ static struct code_view *view_new(struct translator *t, const struct fetched *f)
 
 static struct block **block_bucket(struct code_view *w, unsigned offset)
 {
-	return &w->blocks[offset >> 4 & 15];
+	return &w->blocks[(offset ^ offset >> 6) & 63];
 }
 
 static struct block *block_find(struct code_view *w, struct code_view *second, unsigned offset, bool plain)

@@ -73,7 +73,7 @@ struct code_view {
 	uint32_t cs_base, cs_limit; /* of segmented code; else 0 and the most */
 	uint32_t refs;		    /* blocks, dead ones too, that name it; without any it goes */
 	struct code_page *page;
-	struct block *blocks[16]; /* living ones, by bits 4-7 of the offset */
+	struct block *blocks[64]; /* living ones, by their offset */
 	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
 };
 
