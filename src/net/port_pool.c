@@ -21,7 +21,7 @@ static uint32_t room_for(const struct port *port)
 {
 	uint32_t frame = (port_receive_offloads(port) | port_send_offloads(port)) & ~PORT_CSUM ? 65536 : port->mtu;
 
-	return (PORT_HEADER + frame + 18 + 63) / 64 * 64 + 64; /* an odd number of lines spreads buffers over the cache */
+	return ((PORT_HEADER + frame + 18 + 63) / 64 | 1) * 64; /* an odd number of lines spreads buffers over the cache */
 }
 
 /* The queue's pool; NULL: no memory. */
