@@ -35,7 +35,8 @@ class Port:
         if user:
             command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", *command]
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+                                        preexec_fn=testpmd.end_with_parent)
 
     def complaints(self):
         self.errors.seek(0)
@@ -232,7 +233,7 @@ def case_tap():
         run(*inside, "ip", "addr", "add", "10.9.0.1/24", "dev", "t0")
         run(*inside, "ip", "link", "set", "t0", "up")
         ping = [*inside, "ping", "-c", "20", "-i", "0.02", "-w", "60", "-s", "1000", "10.9.0.2"]
-        port = subprocess.Popen([*inside, GUISE, "port", "--mode", "echo", "tap:t0"], stderr=subprocess.DEVNULL)
+        port = subprocess.Popen([*inside, GUISE, "port", "--mode", "echo", "tap:t0"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
         try:
             run(*ping)
         finally:
@@ -240,8 +241,8 @@ def case_tap():
             port.wait()
         print("a TAP port answers pings")
         path = f"vhost-user:{SOCKET}"
-        relay = subprocess.Popen([*inside, GUISE, "port", "tap:t0", path + ",back"], stderr=subprocess.DEVNULL)
-        echo = subprocess.Popen([GUISE, "port", "--mode", "echo", path + ",packed"], stderr=subprocess.DEVNULL)
+        relay = subprocess.Popen([*inside, GUISE, "port", "tap:t0", path + ",back"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
+        echo = subprocess.Popen([GUISE, "port", "--mode", "echo", path + ",packed"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
         try:
             run(*ping)
         finally:

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A dpdk-testpmd process, driven by its prompt. Needs neither root nor huge pages."""
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
+
+
+def end_with_parent():
+    """For preexec_fn: a child is killed when its test is, however that dies."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class TestPmd:
@@ -24,7 +31,8 @@ class TestPmd:
             os.chmod(run, 0o777)
             command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", *command]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        text=True, bufsize=1, env=dict(os.environ, RUNTIME_DIRECTORY=run, XDG_RUNTIME_DIR=run))
+                                        text=True, bufsize=1, env=dict(os.environ, RUNTIME_DIRECTORY=run, XDG_RUNTIME_DIR=run),
+                                        preexec_fn=end_with_parent)
         self.text = ""
         self.more = threading.Condition()
         self.thread = threading.Thread(target=self.read, daemon=True)
