@@ -39,6 +39,7 @@ struct vm {
 	/* Set by ioctls under `lock` before the first vCPU runs, or constants of the VM. */
 	uint32_t tsc_khz;		/* what new vCPUs get */
 	uint32_t boot_cpu_id;
+	uint32_t mmu_pages;		/* KVM_SET_NR_MMU_PAGES */
 	uint32_t dirty_log_manual;	/* KVM_DIRTY_LOG_* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 	bool split_irqchip;		/* local APICs here, PIC and I/O APIC in user space */
 	uint32_t split_gsi_count;	/* I/O APIC pins reserved for user space */

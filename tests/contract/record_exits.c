@@ -39,9 +39,9 @@ static void say_exit(struct machine *m, unsigned step, int result)
 	say(key_of(step, "rcx"), "%llx", regs.rcx);
 	say(key_of(step, "common"), "if_flag %u ready %u flags %x cr8 %llx", run->if_flag, run->ready_for_interrupt_injection,
 	    run->flags, run->cr8);
+	say(key_of(step, "reason"), "%u", run->exit_reason);
 	if (result)
 		return;
-	say(key_of(step, "reason"), "%u", run->exit_reason);
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		say(key_of(step, "port"), "direction %u size %u port %x count %u offset %llx", run->io.direction, run->io.size,

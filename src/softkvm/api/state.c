@@ -4,10 +4,12 @@
  * the local APIC. Events are in events.c, vector state in vector.c.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "softkvm/api/handle.h"
 #include "softkvm/api/reset.h"
+#include "softkvm/api/cpuid_list.h"
 #include "softkvm/api/state_rows.h"
 #include "softkvm/interpret/cpuid.h"
 #include "softkvm/irqchip/irqchip.h"
@@ -101,24 +103,42 @@ static void segments_in(struct vcpu *v, const struct kvm_sregs2 *in)
 
 /* --- system registers: struct kvm_sregs2 is kvm_sregs with PDPTEs in place of the interrupt bitmap --- */
 
+struct cr4_need {
+	uint64_t bit;
+	uint32_t function;
+	enum cpuid_reg reg;
+	unsigned feature;
+};
+
+/* Does the guest have what the bit needs? Before it is given a CPUID: is it offered? */
+static bool is_cr4_bit_known(const struct vcpu *v, const struct kvm_cpuid2 *offered, const struct cr4_need *need)
+{
+	for (uint32_t i = 0; offered && i < offered->nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &offered->entries[i];
+
+		if (e->function == need->function && !e->index)
+			return (&e->eax)[need->reg] >> need->feature & 1;
+	}
+	return !offered && cpuid_has(v, need->function, 0, need->reg, need->feature);
+}
+
 static bool is_cr4_valid(const struct vcpu *v, uint64_t cr4)
 {
+	struct kvm_cpuid2 *offered = v->cpuid->nent ? NULL : cpuid_list_new();
 	uint64_t known = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
 			 CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_UMIP | CR4_LA57 | CR4_FSGSBASE | CR4_PCIDE |
 			 CR4_OSXSAVE | CR4_SMEP | CR4_SMAP | CR4_PKE;
-	const struct {
-		uint64_t bit;
-		uint32_t function;
-		enum cpuid_reg reg;
-		unsigned feature;
-	} needs[] = {
+	static const struct cr4_need needs[] = {
 		{CR4_OSXSAVE, 1, CPUID_ECX, 26}, {CR4_PCIDE, 1, CPUID_ECX, 17}, {CR4_FSGSBASE, 7, CPUID_EBX, 0}, {CR4_SMEP, 7, CPUID_EBX, 7},
 		{CR4_SMAP, 7, CPUID_EBX, 20},	 {CR4_UMIP, 7, CPUID_ECX, 2},	{CR4_PKE, 7, CPUID_ECX, 3},	 {CR4_LA57, 7, CPUID_ECX, 16},
 	};
 
+	if (offered && cpuid_supported(offered))
+		offered->nent = 0;
 	for (unsigned i = 0; i < sizeof(needs) / sizeof(*needs); i++)
-		if (!cpuid_has(v, needs[i].function, 0, needs[i].reg, needs[i].feature))
+		if (!is_cr4_bit_known(v, offered, &needs[i]))
 			known &= ~needs[i].bit;
+	free(offered);
 	return !(cr4 & ~known);
 }
 

@@ -121,6 +121,21 @@ static long clear_dirty_log(struct softkvm *h, void *data, uintptr_t arg, struct
 	return dirty_log_clear(h->vm, data);
 }
 
+/* How many pages shadow page tables may take: kept for the caller, as there are none. */
+enum { MIN_MMU_PAGES = 64 };
+static long set_nr_mmu_pages(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	if ((uint32_t)arg < MIN_MMU_PAGES)
+		return -EINVAL;
+	h->vm->mmu_pages = (uint32_t)arg;
+	return 0;
+}
+
+static long get_nr_mmu_pages(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	return h->vm->mmu_pages;
+}
+
 /* Three pages that Intel's real-mode emulation needs; kept for the caller, not needed here. */
 static long set_tss_addr(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
@@ -418,6 +433,8 @@ const struct ioctl_row vm_ioctls[] = {
 	{KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", HANDLE_VM, ARG_IN | LOCK_VM, set_user_memory_region},
 	{KVM_GET_DIRTY_LOG, "KVM_GET_DIRTY_LOG", HANDLE_VM, ARG_IN | LOCK_VM, get_dirty_log},
 	{KVM_CLEAR_DIRTY_LOG, "KVM_CLEAR_DIRTY_LOG", HANDLE_VM, ARG_IN | LOCK_VM, clear_dirty_log},
+	{KVM_SET_NR_MMU_PAGES, "KVM_SET_NR_MMU_PAGES", HANDLE_VM, LOCK_VM, set_nr_mmu_pages},
+	{KVM_GET_NR_MMU_PAGES, "KVM_GET_NR_MMU_PAGES", HANDLE_VM, LOCK_VM, get_nr_mmu_pages},
 	{KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR", HANDLE_VM, LOCK_VM, set_tss_addr},
 	{KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", HANDLE_VM, ARG_IN | LOCK_VM, set_identity_map_addr},
 	{KVM_SET_BOOT_CPU_ID, "KVM_SET_BOOT_CPU_ID", HANDLE_VM, LOCK_VM, set_boot_cpu_id},

@@ -5,6 +5,7 @@
  */
 #include "softkvm/interpret/debugreg.h"
 
+#include "softkvm/interpret/debug.h"
 #include "softkvm/interpret/descriptor.h"
 #include "softkvm/interpret/ops.h"
 #include "softkvm/mmu/watch.h"
@@ -23,6 +24,10 @@ static unsigned which(struct vcpu *v, unsigned reg)
 		raise_exception(v, VEC_UD);
 	if (reg == 4 || reg == 5)
 		reg += 2;
+	if (v->guest_debug & KVM_GUESTDBG_USE_HW_BP && v->debug_dr[7] & DR7_GD) {
+		v->rip = v->insn_rip; /* before the instruction, like a code breakpoint */
+		debug_exit(v, VEC_DB, DR6_BD);
+	}
 	if (v->dr[7] & DR7_GD) {
 		v->dr[7] &= ~(uint64_t)DR7_GD;
 		v->dr[6] |= DR6_BD;

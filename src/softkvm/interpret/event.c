@@ -502,6 +502,8 @@ bool event_inject(struct vcpu *v)
 		deliver_nmi(v);
 	} else if (v->irq_injected) {
 		deliver_interrupt(v);
+	} else if (v->guest_debug & KVM_GUESTDBG_BLOCKIRQ) {
+		return false; /* KVM_SET_GUEST_DEBUG comes before another KVM_RUN, which looks again */
 	} else if (atomic_load(&v->nmi_pending) && !v->nmi_masked && !v->shadow) {
 		deliver_nmi(v);
 	} else if ((v->rflags & FLAG_IF) && !v->shadow && accept_interrupt(v)) {

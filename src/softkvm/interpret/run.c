@@ -223,7 +223,7 @@ static int boundary(struct vcpu *v)
 				return r;
 		}
 		if (v->run->immediate_exit)
-			return interrupted(v);
+			return -EINTR; /* and the run area still tells of the last exit */
 		r = deliver_events(v);
 		if (r != GO_ON)
 			return r;

@@ -285,6 +285,8 @@ static uint64_t ins_step(struct vcpu *v, const struct insn *i, uint64_t max, boo
 
 	mmu_probe(v, gva, size, true); /* no port is read if the data cannot be stored */
 	data = pio_string(v, (uint16_t)v->gpr[RDX], size, port_run(v, gva, size, max, true), false, &count);
+	if (count > max)
+		count = (unsigned)max; /* the user has changed RCX meanwhile */
 	for (unsigned k = 0; k < count; k++)
 		seg_write(v, SEG_ES, (to + (uint64_t)(stride(v, size) * k)) & mask, size,
 			  host_load(data + k * size, size));
@@ -297,6 +299,7 @@ void op_ins(struct vcpu *v, const struct insn *i)
 {
 	pio_check(v, (uint16_t)v->gpr[RDX], i->operand[0].size);
 	repeat(v, i, ins_step);
+	v->io_string_count = 0; /* even if RCX is 0 now */
 }
 
 static uint64_t outs_step(struct vcpu *v, const struct insn *i, uint64_t max, bool *again)
@@ -314,6 +317,8 @@ static uint64_t outs_step(struct vcpu *v, const struct insn *i, uint64_t max, bo
 			    seg_read(v, i->mem.seg, (from + (uint64_t)(stride(v, size) * k)) & mask, size));
 		pio_string(v, (uint16_t)v->gpr[RDX], size, want, true, &count);
 	}
+	if (count > max)
+		count = (unsigned)max;
 	pio_string_end(v, (uint16_t)v->gpr[RDX], size);
 	advance(v, i, RSI, size, count);
 	return count;
@@ -323,4 +328,5 @@ void op_outs(struct vcpu *v, const struct insn *i)
 {
 	pio_check(v, (uint16_t)v->gpr[RDX], i->operand[1].size);
 	repeat(v, i, outs_step);
+	v->io_string_count = 0;
 }
