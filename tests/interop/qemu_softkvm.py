@@ -7,11 +7,11 @@
 The cases are the functions named case_* below: a kernel on three of QEMU's boards and with its interrupt controllers in three
 places, SeaBIOS and GRUB from a disk, two CD-ROM images, UEFI firmware, snapshots on two vCPUs, the gdb stub.
 """
-import os
 import pathlib
 import shutil
 import subprocess
 
+import grub_disk
 from qemu import Qemu, initrd_with, linux, run_case, vm
 
 
@@ -48,42 +48,8 @@ def case_irqchip_off(scratch):
     boot_linux(scratch, "-machine", "q35,kernel-irqchip=off")
 
 
-def make_grub_disk(scratch):
-    """A disk with a boot sector, GRUB behind it and an ext2 file system, without root's rights."""
-    for tool in ("grub-mkimage", "mke2fs", "sfdisk"):
-        if not shutil.which(tool) and not os.access(f"/usr/sbin/{tool}", os.X_OK):
-            vm.skip(f"{tool} is not installed (tools/setup test)")
-    modules = pathlib.Path("/usr/lib/grub/i386-pc")
-    if not modules.exists():
-        vm.skip("grub-pc-bin is not installed (tools/setup test)")
-    tree = scratch / "tree"
-    (tree / "boot" / "grub").mkdir(parents=True)
-    shutil.copy(vm.need_guest("cloud"), tree / "boot" / "vmlinuz")
-    shutil.copy(initrd_with(scratch, "uname -r\n"), tree / "boot" / "initrd")
-    (tree / "boot" / "grub" / "grub.cfg").write_text(
-        "serial --unit=0\nterminal_output serial\necho GRUB HERE\n"
-        "linux /boot/vmlinuz console=ttyS0 reboot=t panic=-1 quiet run=/bin/script\ninitrd /boot/initrd\nboot\n")
-    environment = dict(os.environ, PATH=os.environ["PATH"] + ":/usr/sbin:/sbin")
-    disk, files = scratch / "disk", scratch / "files"
-    subprocess.run(["mke2fs", "-q", "-t", "ext2", "-d", tree, files, "64M"], check=True, env=environment)
-    core = scratch / "core"
-    subprocess.run(["grub-mkimage", "-O", "i386-pc", "-o", core, "-p", "(hd0,msdos1)/boot/grub", "biosdisk", "part_msdos",
-                    "ext2", "normal", "linux", "echo", "serial", "boot"], check=True)
-    with open(disk, "wb") as image:
-        image.truncate((1 << 20) + files.stat().st_size)
-    subprocess.run(["sfdisk", "-q", disk], input="2048,,L\n", text=True, check=True, env=environment)
-    with open(disk, "r+b") as image:
-        image.write((modules / "boot.img").read_bytes()[:440])
-        image.seek(512)
-        image.write(core.read_bytes())
-        image.seek(1 << 20)
-        with open(files, "rb") as source:
-            shutil.copyfileobj(source, image)
-    return disk
-
-
 def case_grub(scratch):
-    disk = make_grub_disk(scratch)
+    disk = grub_disk.make(scratch, vm.need_guest("cloud"), initrd_with(scratch, "uname -r\n"))
     with Qemu(scratch, "-machine", "pc", "-drive", f"file={disk},format=raw,if=ide") as guest:
         guest.wait_for("GRUB HERE")
         guest.wait_for("GUEST READY")
