@@ -333,7 +333,7 @@ static void unlink_incoming(struct translator *t, struct block *b)
 
 static void block_kill(struct translator *t, struct block *b)
 {
-	b->dead = true;
+	__atomic_store_n(&b->dead, true, __ATOMIC_RELAXED);
 	patch32(t, b->id_at, NO_VIEW);
 	unlink_incoming(t, b);
 	t->invalidated++;
@@ -357,7 +357,7 @@ static void bucket_remove(struct block *b)
 
 void block_remove(struct translator *t, struct block *b)
 {
-	b->dead = true;
+	__atomic_store_n(&b->dead, true, __ATOMIC_RELAXED);
 	bucket_remove(b);
 	unlink_incoming(t, b);
 }

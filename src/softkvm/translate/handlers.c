@@ -153,8 +153,8 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 	struct translator *t = translator_of(v);
 	const struct block *b = arena_at(t, s->block);
 
-	if (s->ends || !s->resume || v->rip != next || b->dead || v->shadow || !v->fpu_live || has_flushed(v) ||
-	    !atomic_load_explicit(&v->cont, memory_order_relaxed))
+	if (s->ends || !s->resume || v->rip != next || __atomic_load_n(&b->dead, __ATOMIC_RELAXED) || v->shadow ||
+	    !v->fpu_live || has_flushed(v) || !atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return go_on(v);
 	flags_from_vcpu(v);
 	move_rsp(v, s, -s->rsp_after);

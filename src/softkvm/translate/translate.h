@@ -93,7 +93,7 @@ struct block {
 	uint16_t insns;			     /* guest instructions, the longest way through */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
 	uint16_t group_failures;	     /* times that C could not give a group its HVA */
-	bool dead, plain; /* plain: no shared address checks */
+	bool dead, plain; /* dead: written under the lock, atomically; plain: no shared address checks */
 };
 
 /* Where in a block a host fault can come from. */
