@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Segmented code on the translator against the interpreter: random programs in real-address mode and in 16 and 32-bit
- * protected mode, with random bases, limits and kinds of segments, near branches and calls of all kinds, string
- * instructions and stacks that wrap. Both run each program from the same state; registers, flags, memory, segment
- * registers and exceptions are compared. RAM goes on from program to program. Seed and count may be given as arguments.
+ * Random programs with branches, in every mode, on the translator against the interpreter: near branches and calls of all
+ * kinds, string instructions, segment registers, stacks. Both run each program from the same state; registers, flags, memory,
+ * segment registers, exceptions and device accesses are compared. RAM goes on from program to program.
+ *
+ *   real-address mode, 16 and 32-bit protected mode: random bases, limits and kinds of segments
+ *   64-bit and compatibility mode: few pages, which may be read-only, missing, or a device's; some programs write to themselves
+ *
+ * Meanwhile a timer stops the translator at random places, as interrupts do. Seed and count may be given as arguments.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,11 +27,13 @@
 #include "../insn/row_code.h"
 
 enum { MAX_PROGRAM = 1200, MAX_WAITING = 8, REPEATS = 2, DATA_LOW = 0x20000, COMPARED = 0x340000 };
+enum { PAGE_WRITABLE, PAGE_READONLY, PAGE_MISSING, PAGE_DEVICE };
+enum { PAGES = 6, PAGE_TABLE = 0x3f0000, DEVICE = 0x10000000, STOP_INTERVAL_US = 150 };
 
 static struct harness a, b; /* interpreter, translator */
 static struct random rnd;
 static uint64_t seed = 1;
-static unsigned programs = 4000;
+static unsigned programs = 3000;
 static enum harness_mode how;
 static enum insn_mode mode;
 
@@ -46,6 +52,8 @@ struct program {
 	uint32_t first_rip;
 	uint64_t gpr[16], rflags;
 	struct x86_seg seg[SEG_TR];
+	uint8_t page[PAGES]; /* of data, in flat modes */
+	bool writes_itself;
 };
 
 static unsigned random_in(unsigned low, unsigned high)
@@ -74,7 +82,59 @@ static bool is_excluded(const struct insn *i)
 	       i->row->attrs & (INSN_PRIV | INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX | INSN_VSIB);
 }
 
-/* Code must not change itself at random: what it then does is anybody's guess. */
+static bool is_paged(void)
+{
+	return how == HARNESS_LONG64 || how == HARNESS_COMPAT32;
+}
+
+/* These mostly fault, and end the program. */
+static bool ends_program(const struct insn *i)
+{
+	switch (i->row->sem) {
+	case SEM_MOV_TO_SEG: case SEM_POP_SEG: case SEM_LOAD_FAR_PTR:
+		return how != HARNESS_REAL;
+	case SEM_BOUND: case SEM_DIV: case SEM_IDIV: case SEM_UD: case SEM_VMCALL: case SEM_VMMCALL:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Registers that point to data, mostly. */
+static bool is_pointer(unsigned reg)
+{
+	return reg == RSP || reg == RBP || reg == RBX || reg == RSI || reg == RDI || reg == R9 || reg == R13;
+}
+
+static bool loses_pointer(const struct insn *i)
+{
+	for (unsigned k = 0; k < i->operand_count; k++) {
+		const struct operand *o = &i->operand[k];
+
+		if (o->kind == OPK_GPR && o->access & ACC_W && is_pointer(o->reg >= REG_AH ? o->reg - REG_AH : o->reg))
+			return true;
+		if (o->kind == OPK_MEM && (i->mem.index != REG_NONE || i->mem.addr_size == 2 || i->mem.vsib ||
+					   (i->mem.base < 16 && !is_pointer(i->mem.base))))
+			return true;
+	}
+	return false;
+}
+
+/* Flat code's displacements of 4 bytes lead into the data, or a little away from a register. */
+static void aim(uint8_t *code, struct insn *i, uint64_t rip)
+{
+	int32_t disp = (int32_t)random_below(&rnd, 0x200) - 0x100;
+
+	if (!is_paged() || i->disp_size != 4 || i->mem.addr_size < 4)
+		return;
+	if (i->mem.base == REG_NONE || i->mem.base == BASE_RIP)
+		disp = (int32_t)random_in(HARNESS_DATA, HARNESS_DATA + PAGES * 4096);
+	if (i->mem.base == BASE_RIP)
+		disp -= (int32_t)(rip + i->len);
+	memcpy(code + i->disp_at, &disp, 4);
+}
+
+/* Segmented code must not change itself at random: there is no page to keep it from it. */
 static bool may_write_code(const struct insn *i)
 {
 	for (unsigned k = 0; k < i->operand_count; k++)
@@ -83,7 +143,7 @@ static bool may_write_code(const struct insn *i)
 	return false;
 }
 
-static unsigned random_insn(uint8_t *code)
+static unsigned random_insn(uint8_t *code, uint64_t rip)
 {
 	static const uint8_t prefixes[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67};
 
@@ -98,8 +158,12 @@ static unsigned random_insn(uint8_t *code)
 		for (unsigned k = random_below(&rnd, 3); k > 0; k--)
 			code[n++] = prefixes[random_below(&rnd, sizeof(prefixes))];
 		memcpy(code + n, made, INSN_MAX_LEN - n);
-		if (insn_decode(&i, code, INSN_MAX_LEN, mode) == INSN_OK && !is_excluded(&i) && !may_write_code(&i))
+		if (insn_decode(&i, code, INSN_MAX_LEN, mode) == INSN_OK && !is_excluded(&i) && (is_paged() || !may_write_code(&i))) {
+			if ((ends_program(&i) || (is_paged() && loses_pointer(&i))) && !one_in(16))
+				continue;
+			aim(code, &i, rip);
 			return i.len;
+		}
 	}
 }
 
@@ -141,11 +205,11 @@ static void resolve(struct program *p)
 /* The operand size's prefix or none; returns the size. */
 static unsigned put_size(struct program *p)
 {
-	bool other = one_in(3);
+	bool other = mode != MODE_64 && one_in(how == HARNESS_COMPAT32 ? 20 : 3);
 
 	if (other)
 		put_byte(p, 0x66);
-	return (mode == MODE_32) != other ? 4 : 2;
+	return (mode != MODE_16) != other ? 4 : 2;
 }
 
 static void put_branch(struct program *p)
@@ -178,7 +242,7 @@ static void put_branch(struct program *p)
 		size = put_size(p);
 		put_byte(p, (uint8_t)(0xb8 | reg));
 		put_waiting(p, size, false);
-		if ((size == 4) != (mode == MODE_32))
+		if ((size == 4) != (mode != MODE_16))
 			put_byte(p, 0x66);
 		put_byte(p, 0xff);
 		put_byte(p, (uint8_t)((one_in(2) ? 0xe0 : 0xd0) | reg));
@@ -187,7 +251,7 @@ static void put_branch(struct program *p)
 		size = put_size(p);
 		put_byte(p, 0x68);
 		put_waiting(p, size, false);
-		if ((size == 4) != (mode == MODE_32))
+		if ((size == 4) != (mode != MODE_16))
 			put_byte(p, 0x66);
 		if (one_in(2)) {
 			put_byte(p, 0xc3);
@@ -205,7 +269,7 @@ static void put_branch(struct program *p)
 
 static void make_segment(struct x86_seg *s, unsigned seg)
 {
-	static const uint32_t limits[] = {0xffff, 0xffff, 0xffffffff, 0x1ffff, 0x7fff, 0x123};
+	static const uint32_t limits[] = {0xffff, 0xffff, 0xffff, 0xffff, 0xffffffff, 0xffffffff, 0x1ffff, 0x1ffff, 0x7fff, 0x123};
 
 	*s = (struct x86_seg){.sel = 0x10, .limit = 0xffff,
 			      .attr = SEG_P | SEG_S | SEG_TYPE_RW | SEG_TYPE_ACCESSED};
@@ -220,9 +284,9 @@ static void make_segment(struct x86_seg *s, unsigned seg)
 	s->limit = limits[random_below(&rnd, sizeof(limits) / sizeof(limits[0]))];
 	if (one_in(2))
 		s->attr |= SEG_DB;
-	if (one_in(12))
+	if (one_in(20))
 		s->attr |= SEG_TYPE_DC;
-	if (one_in(12) && seg != SEG_SS)
+	if (one_in(20) && seg != SEG_SS)
 		s->attr ^= one_in(2) ? SEG_TYPE_RW : SEG_UNUSABLE;
 	if (one_in(24) && seg != SEG_SS)
 		s->attr |= SEG_TYPE_CODE;
@@ -251,21 +315,44 @@ static void make_code_segment(struct program *p)
 		cs->limit = p->first_rip + random_below(&rnd, 300);
 }
 
+/* Code may begin near the end of a page. */
+static void make_pages(struct program *p)
+{
+	static const uint8_t kinds[] = {PAGE_READONLY, PAGE_MISSING, PAGE_DEVICE};
+
+	p->first_rip = HARNESS_CODE + (one_in(3) ? 4096 - random_below(&rnd, 200) : random_below(&rnd, 2000));
+	for (unsigned k = 0; k < PAGES; k++)
+		p->page[k] = one_in(10) ? kinds[random_below(&rnd, 3)] : PAGE_WRITABLE;
+	p->writes_itself = one_in(8);
+}
+
+static uint64_t random_pointer(const struct program *p)
+{
+	if (p->writes_itself && one_in(3))
+		return p->first_rip + random_below(&rnd, 300);
+	return HARNESS_DATA + (one_in(4) ? random_below(&rnd, PAGES) * 4096 - 8 + random_below(&rnd, 16)
+					 : random_below(&rnd, PAGES * 4096));
+}
+
 static void make_program(struct program *p)
 {
 	unsigned n = random_in(1, 50);
 
 	memset(p, 0, sizeof(*p));
-	make_code_segment(p);
-	for (unsigned k = SEG_ES; k <= SEG_GS; k++)
-		if (k != SEG_CS)
-			make_segment(&p->seg[k], k);
+	if (is_paged()) {
+		make_pages(p);
+	} else {
+		make_code_segment(p);
+		for (unsigned k = SEG_ES; k <= SEG_GS; k++)
+			if (k != SEG_CS)
+				make_segment(&p->seg[k], k);
+	}
 	while ((n-- && p->size < MAX_PROGRAM - 120) || p->waiting_count) {
 		resolve(p);
 		if (one_in(4) && p->waiting_count < MAX_WAITING && n < 100)
 			put_branch(p);
 		else
-			p->size += random_insn(p->code + p->size);
+			p->size += random_insn(p->code + p->size, p->first_rip + p->size);
 		if (p->size > MAX_PROGRAM - 40)
 			break;
 	}
@@ -275,6 +362,10 @@ static void make_program(struct program *p)
 	put_byte(p, 0xf4);
 	for (unsigned k = 0; k < 16; k++) {
 		p->gpr[k] = random_u64(&rnd);
+		if (is_paged()) {
+			p->gpr[k] = one_in(4) ? random_below(&rnd, 64) : random_pointer(p);
+			continue;
+		}
 		if (how == HARNESS_REAL || !one_in(4))
 			p->gpr[k] &= one_in(2) ? 0xffff : 0xff;
 		if (one_in(8))
@@ -283,14 +374,39 @@ static void make_program(struct program *p)
 	p->gpr[RSP] = one_in(6) ? random_below(&rnd, 64) : random_below(&rnd, 0x10000);
 	if (one_in(3))
 		p->gpr[RSP] |= random_u64(&rnd) << 16;
+	if (is_paged())
+		p->gpr[RSP] = random_in(HARNESS_DATA + 0x800, HARNESS_DATA + (PAGES - 1) * 4096) & (one_in(8) ? ~0u : ~7u);
 	p->rflags = (random_u64(&rnd) & (FLAGS_STATUS | FLAG_DF)) | FLAG_FIXED;
+}
+
+/* The first 2 MiB by pages: code (three pages) and data, nothing else. */
+static void map_pages(struct harness *h, const struct program *p)
+{
+	uint64_t pde = PAGE_TABLE | PTE_P | PTE_W | PTE_U;
+	uint64_t *pte = (uint64_t *)(h->ram + PAGE_TABLE);
+
+	memset(pte, 0, 4096);
+	for (unsigned k = 0; k < 3; k++)
+		pte[HARNESS_CODE / 4096 + k] = (HARNESS_CODE + k * 4096) | PTE_P | (p->writes_itself ? PTE_W : 0);
+	for (unsigned k = 0; k < PAGES; k++) {
+		uint64_t gpa = p->page[k] == PAGE_DEVICE ? DEVICE : HARNESS_DATA;
+
+		pte[HARNESS_DATA / 4096 + k] = (gpa + k * 4096) | (p->page[k] == PAGE_MISSING ? 0 : PTE_P) |
+					       (p->page[k] == PAGE_READONLY ? 0 : PTE_W);
+	}
+	memcpy(h->ram + HARNESS_TABLES + 0x2000, &pde, 8);
+	mmu_flush_all(h->v);
 }
 
 static void load(struct harness *h, const struct program *p)
 {
 	harness_reset(h, how);
-	memcpy(h->v->seg, p->seg, sizeof(p->seg));
-	h->v->seg[SEG_LDTR].attr = SEG_UNUSABLE;
+	if (is_paged()) {
+		map_pages(h, p);
+	} else {
+		memcpy(h->v->seg, p->seg, sizeof(p->seg));
+		h->v->seg[SEG_LDTR].attr = SEG_UNUSABLE;
+	}
 	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
 	h->v->rflags = p->rflags;
 	h->v->rip = p->first_rip;
@@ -303,7 +419,7 @@ static void describe(const struct program *p)
 	static const char *const name[] = {"es", "cs", "ss", "ds", "fs", "gs"};
 	struct insn i;
 
-	for (unsigned k = SEG_ES; k <= SEG_GS; k++)
+	for (unsigned k = SEG_ES; k <= SEG_GS && !is_paged(); k++)
 		printf("%s %04x base %lx limit %x attr %x\n", name[k], p->seg[k].sel, p->seg[k].base, p->seg[k].limit,
 		       p->seg[k].attr);
 	for (unsigned at = 0; at < p->size; at += i.len) {
@@ -323,8 +439,8 @@ static bool same_registers(const struct program *p)
 {
 	bool same = true;
 
-	for (unsigned k = 0; k < 8; k++)
-		if ((uint32_t)a.v->gpr[k] != (uint32_t)b.v->gpr[k]) {
+	for (unsigned k = 0; k < (mode == MODE_64 ? 16 : 8); k++)
+		if ((a.v->gpr[k] ^ b.v->gpr[k]) & (mode == MODE_64 ? ~0ull : 0xffffffff)) {
 			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);
 			same = false;
 		}
@@ -336,6 +452,17 @@ static bool same_registers(const struct program *p)
 	return same;
 }
 
+static bool same_exit(void)
+{
+	const struct kvm_run *ra = a.v->run, *rb = b.v->run;
+
+	if (ra->exit_reason != rb->exit_reason)
+		return false;
+	return ra->exit_reason != KVM_EXIT_MMIO ||
+	       (ra->mmio.phys_addr == rb->mmio.phys_addr && ra->mmio.len == rb->mmio.len && ra->mmio.is_write == rb->mmio.is_write &&
+		(!ra->mmio.is_write || !memcmp(ra->mmio.data, rb->mmio.data, ra->mmio.len)));
+}
+
 static bool same_outcome(const struct program *p, int ra, int rb)
 {
 	bool same = ra == rb && a.v->rip == b.v->rip && same_registers(p);
@@ -343,6 +470,10 @@ static bool same_outcome(const struct program *p, int ra, int rb)
 	if (ra == HARNESS_OK && a.v->rflags != b.v->rflags)
 		same = false;
 	if (ra >= 0 && (a.v->exception_has_error != b.v->exception_has_error || a.v->exception_error != b.v->exception_error))
+		same = false;
+	if (ra == VEC_PF && a.v->exception_payload != b.v->exception_payload)
+		same = false;
+	if (ra == HARNESS_EXIT && !same_exit())
 		same = false;
 	if (!same)
 		printf("result %d, %d; rip %lx, %lx; rflags %lx, %lx (was %lx); error %x, %x\n", ra, rb, a.v->rip, b.v->rip,
@@ -365,10 +496,10 @@ static void fill_with_hlt(struct harness *h)
 
 static void put_program(struct harness *h, const struct program *p)
 {
-	static uint8_t code[MAX_PROGRAM];
+	static uint8_t code[3 * 4096];
 
 	memset(code, 0xf4, sizeof(code));
-	memcpy(code, p->code, p->size);
+	memcpy(code + (is_paged() ? p->first_rip - HARNESS_CODE : 0), p->code, p->size);
 	harness_code(h, code, sizeof(code));
 }
 
@@ -376,6 +507,24 @@ static void stop(int signal)
 {
 	a.stop = true;
 	atomic_store(&a.v->cont, 0);
+}
+
+static void disturb(int signal)
+{
+	atomic_store(&b.v->cont, 0);
+}
+
+static int run_translator(const struct program *p)
+{
+	struct itimerval often = {{.tv_usec = STOP_INTERVAL_US}, {.tv_usec = STOP_INTERVAL_US}}, never = {0};
+	int result;
+
+	load(&b, p);
+	if (one_in(2))
+		setitimer(ITIMER_REAL, &often, NULL);
+	result = harness_run_to_halt(&b);
+	setitimer(ITIMER_REAL, &never, NULL);
+	return result;
 }
 
 /* A program may have made itself a loop without end. False: the interpreter did not come to its end. */
@@ -403,7 +552,7 @@ static void run_programs(enum harness_mode which)
 	static struct program p;
 
 	how = which;
-	mode = which == HARNESS_PROTECTED32 ? MODE_32 : MODE_16;
+	mode = which == HARNESS_LONG64 ? MODE_64 : which == HARNESS_REAL || which == HARNESS_PROTECTED16 ? MODE_16 : MODE_32;
 	rnd.state = seed * 0x9e3779b97f4a7c15ull | 1;
 	assert_int_equal(harness_new_on(&a, how, &engine_interpret), 0);
 	assert_int_equal(harness_new_on(&b, how, &engine_translate), 0);
@@ -419,8 +568,7 @@ static void run_programs(enum harness_mode which)
 
 			if (!run_interpreter(&p, &ra))
 				break;
-			load(&b, &p);
-			rb = harness_run_to_halt(&b);
+			rb = run_translator(&p);
 			if (!same_outcome(&p, ra, rb)) {
 				printf("seed %lu, program %u, run %u:\n", seed, n, k);
 				describe(&p);
@@ -446,6 +594,16 @@ static void test_protected_32(void **state)
 	run_programs(HARNESS_PROTECTED32);
 }
 
+static void test_compatibility(void **state)
+{
+	run_programs(HARNESS_COMPAT32);
+}
+
+static void test_long(void **state)
+{
+	run_programs(HARNESS_LONG64);
+}
+
 static int tear_down(void **state)
 {
 	harness_free(&a);
@@ -459,9 +617,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(test_real, tear_down),
 		cmocka_unit_test_teardown(test_protected_16, tear_down),
 		cmocka_unit_test_teardown(test_protected_32, tear_down),
+		cmocka_unit_test_teardown(test_compatibility, tear_down),
+		cmocka_unit_test_teardown(test_long, tear_down),
 	};
 
 	signal(SIGVTALRM, stop);
+	signal(SIGALRM, disturb);
 	if (argc > 1)
 		seed = strtoull(argv[1], NULL, 0);
 	if (argc > 2)
