@@ -136,7 +136,7 @@ class Test:
             raise vm.Failure("the upload did not end")
         vm.expect("uploaded", host.uploaded, (len(data), md5(data)))
         self.run("rm /tmp/data")
-        self.run("nc -l -p 80 >/tmp/forwarded & sleep 1")
+        self.run("nc -l -p 80 >/tmp/forwarded & until cat /proc/net/tcp* | grep -q ':0050 .* 0A '; do sleep 0.1; done")
         with socket.create_connection(("127.0.0.1", forwarded), timeout=60) as client:
             client.sendall(data[:MIB])
         self.run("wait")
@@ -155,7 +155,7 @@ class Test:
         vm.expect("the terminal's size", self.run("stty size </dev/hvc0"), "30 100")
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 41, 133, 0, 0))
         os.kill(self.guest.process.pid, 28)  # SIGWINCH: the terminal is not the machine's controlling one here
-        for _ in range(100):
+        for _ in range(600):
             size = self.run("stty size </dev/hvc0")
             if size == "41 133":
                 break
@@ -165,8 +165,8 @@ class Test:
         self.read_until(terminal, b"hello from hvc0")
         self.run("echo '<1>a word from the kernel' >/dev/kmsg")  # console=hvc0
         self.read_until(terminal, b"a word from the kernel")
-        self.guest.type("read -r l </dev/hvc0; echo got $l\n")
-        time.sleep(0.5)
+        self.guest.type("(echo it is open; read -r l; echo got $l) </dev/hvc0\n")
+        self.guest.wait_for("it is open\n")
         os.write(terminal, b"typed\r")
         self.guest.wait_for("got typed\n")
         port = self.run("grep -l '^org.guise.test$' /sys/class/virtio-ports/*/name").split("/")[-2]
@@ -238,7 +238,7 @@ class Test:
     # --- vsock ---
 
     def connect_vsock(self, port):
-        for _ in range(300):
+        for _ in range(600):
             client = socket.socket(socket.AF_UNIX)
             client.settimeout(120)
             client.connect(str(self.scratch / "vsock"))
@@ -281,18 +281,18 @@ class Test:
         vm.expect("many connections", sorted(results[1:]), sorted(md5(f"{n}\n".encode()) for n in range(1, 31)))
         if self.guest.shell("socat - VSOCK-CONNECT:2:9999 </dev/null 2>/dev/null")[1] == 0:
             raise vm.Failure("a connection to a port that nobody has")
-        self.run("socat -U OPEN:/tmp/many,creat,append VSOCK-LISTEN:1001,fork & sleep 1")
+        self.run("socat -U OPEN:/tmp/many,creat,append VSOCK-LISTEN:1001,fork & true")
         clients = [self.connect_vsock(1001) for _ in range(50)]
         for number, client in enumerate(clients):
             client.sendall(f"{number}\n".encode())
             client.close()
-        for _ in range(100):
+        for _ in range(600):
             lines = self.run("sort -n /tmp/many").split()
             if len(lines) == 50:
                 break
             time.sleep(0.1)
         vm.expect("fifty at once", lines, [str(n) for n in range(50)])
-        self.run("killall socat; sleep 0.2")
+        self.run("killall socat")
 
     # --- drivers go and come ---
 
@@ -309,7 +309,7 @@ class Test:
         for device in self.run(f"cd {driver}; ls -d *:*").split():
             self.run(f"echo {device} >{driver}/unbind")
             self.run(f"echo {device} >{driver}/bind")
-        self.run("for k in $(seq 100); do [ -e /dev/vda ] && [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done")
+        self.run("for k in $(seq 600); do [ -e /dev/vda ] && [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done")
         self.run("dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null")
         self.run("ip link set eth0 up; udhcpc -i eth0 -n -q -t 20 -s /tmp/udhcpc; ping -c 2 -A 10.0.2.2")
         self.run("dd if=/dev/hwrng of=/dev/null bs=64 count=1 2>/dev/null")
