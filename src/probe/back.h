@@ -11,6 +11,7 @@
 
 #include "probe/link.h"
 #include "probe/session.h"
+#include "vhost/shared_map.h"
 
 enum { BACK_RINGS = 16, BACK_REGIONS = 32, BACK_DISK_BYTES = 1 << 20 };
 
@@ -53,8 +54,7 @@ enum fault {
 
 struct back_region {
 	struct vhost_user_region r;
-	uint8_t *map;
-	uint64_t map_size;
+	struct shared_map map;
 };
 
 struct back_ring {

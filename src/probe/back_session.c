@@ -10,8 +10,6 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
@@ -57,7 +55,7 @@ static void unmap_all(struct back *b)
 		struct mem_slot slot = {.id = k};
 
 		memory_set_slot(&b->memory, &slot);
-		munmap(b->region[k].map, b->region[k].map_size);
+		shared_map_close(&b->region[k].map);
 	}
 	memory_quiesce(&b->memory);
 	b->n_regions = 0;
@@ -68,7 +66,7 @@ static bool map_region(struct back *b, struct vhost_user_region r, int fd)
 {
 	struct back_region *to = &b->region[b->n_regions];
 	struct mem_slot slot = {.id = b->n_regions, .gpa = r.guest_address, .size = r.size, .fd = -1};
-	struct stat st;
+	int err;
 
 	if (b->n_regions == BACK_REGIONS || !r.size || r.size % 4096 || r.mmap_offset % 4096 ||
 	    r.size > 1ull << 46 || r.mmap_offset > 1ull << 46) {
@@ -76,19 +74,18 @@ static bool map_region(struct back *b, struct vhost_user_region r, int fd)
 			 (unsigned long long)r.size, (unsigned long long)r.mmap_offset);
 		return false;
 	}
-	if (!fstat(fd, &st) && S_ISREG(st.st_mode) && (uint64_t)st.st_size < r.mmap_offset + r.size)
-		complain(b, COMPLAINT_MEMORY, "a region that ends at 0x%llx of a file of 0x%llx bytes",
-			 (unsigned long long)(r.mmap_offset + r.size), (unsigned long long)st.st_size);
-	to->map_size = r.mmap_offset + r.size;
-	to->map = mmap(NULL, to->map_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	if (to->map == MAP_FAILED) {
-		complain(b, COMPLAINT_MEMORY, "a region cannot be mapped: %s", strerror(errno));
+	err = shared_map_open(&to->map, fd, r.mmap_offset, r.size, -1);
+	if (err) {
+		complain(b, COMPLAINT_MEMORY,
+			 "a region of 0x%llx bytes at offset 0x%llx cannot be mapped: %s",
+			 (unsigned long long)r.size, (unsigned long long)r.mmap_offset,
+			 err == -ENXIO ? "the file ends before it" : strerror(-err));
 		return false;
 	}
 	to->r = r;
-	slot.hva = to->map + r.mmap_offset;
+	slot.hva = to->map.data;
 	if (memory_set_slot(&b->memory, &slot)) {
-		munmap(to->map, to->map_size);
+		shared_map_close(&to->map);
 		complain(b, COMPLAINT_MEMORY,
 			 "the region at guest address 0x%llx overlaps another or is not aligned",
 			 (unsigned long long)r.guest_address);
@@ -129,12 +126,12 @@ static bool remove_region(struct back *b, const struct vhost_user_message *m)
 			memory_set_slot(&b->memory, &slot);
 			slot = (struct mem_slot){
 			    .id = k, .gpa = last.r.guest_address, .size = last.r.size, .fd = -1};
-			slot.hva = last.map + last.r.mmap_offset;
+			slot.hva = last.map.data;
 			memory_set_slot(&b->memory, &slot);
 			b->region[k] = last;
 		}
 		memory_quiesce(&b->memory);
-		munmap(gone.map, gone.map_size);
+		shared_map_close(&gone.map);
 		return true;
 	}
 	complain(b, COMPLAINT_MEMORY, "REM_MEM_REG of a region that is not there, at 0x%llx",

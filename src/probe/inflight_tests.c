@@ -7,17 +7,16 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/bytes.h"
 #include "probe/front.h"
 #include "probe/work.h"
+#include "vhost/shared_map.h"
 
 struct buffer {
 	uint8_t *at; /* the part of the mapping that counts */
-	void *map;
-	size_t map_size;
+	struct shared_map map;
 	uint64_t size;
 	int fd;
 	struct vhost_user_inflight description;
@@ -39,7 +38,6 @@ static int get_buffer(struct probe *p, struct buffer *b)
 {
 	struct vhost_user_message m;
 
-	b->map = MAP_FAILED;
 	b->fd = -1;
 	vhost_user_request_init(&m, VHOST_USER_FRONT_END, VHOST_USER_GET_INFLIGHT_FD);
 	m.inflight.n_queues = (uint16_t)session_queues(p);
@@ -54,11 +52,9 @@ static int get_buffer(struct probe *p, struct buffer *b)
 	if (b->size > 1 << 24 || m.inflight.mmap_offset > 1 << 24)
 		return fail(p, "a buffer of %llu bytes at %llu is more than it can need",
 			    (unsigned long long)b->size, (unsigned long long)m.inflight.mmap_offset);
-	b->map_size = m.inflight.mmap_offset + b->size;
-	b->map = mmap(NULL, b->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, 0);
-	if (b->map == MAP_FAILED)
-		return fail(p, "the buffer's descriptor cannot be mapped");
-	b->at = (uint8_t *)b->map + m.inflight.mmap_offset;
+	if (shared_map_open(&b->map, b->fd, m.inflight.mmap_offset, b->size, -1))
+		return fail(p, "the buffer's descriptor cannot be mapped, or is shorter than it says");
+	b->at = b->map.data;
 	if (b->size < session_queues(p) * (16 + 16ull * p->ring_size))
 		return fail(p, "%llu bytes are too few for %u queues of %u", (unsigned long long)b->size,
 			    session_queues(p), p->ring_size);
@@ -80,8 +76,7 @@ static int set_buffer(struct probe *p, const struct buffer *b)
 
 static void put_buffer(struct buffer *b)
 {
-	if (b->map != MAP_FAILED)
-		munmap(b->map, b->map_size);
+	shared_map_close(&b->map);
 	if (b->fd >= 0)
 		close(b->fd);
 }
@@ -124,7 +119,7 @@ static void check_region(struct probe *p, const struct split_region *region)
 /* A session with the buffer, and another one with the same. */
 static void tracked(struct probe *p, unsigned argument)
 {
-	struct buffer b = {.map = MAP_FAILED, .fd = -1};
+	struct buffer b = {.fd = -1};
 
 	if (!start(p) && !get_buffer(p, &b) && !set_buffer(p, &b) && !start_rings(p) &&
 	    !work_round(p, 0, 20, 4, 0) && !barrier(p)) {
@@ -142,7 +137,7 @@ static void tracked(struct probe *p, unsigned argument)
 /* The back end that died had taken one request and not returned it: the next one has to serve it, unasked. */
 static void resubmitted(struct probe *p, unsigned argument)
 {
-	struct buffer b = {.map = MAP_FAILED, .fd = -1};
+	struct buffer b = {.fd = -1};
 	unsigned queue = work_queue(0, p);
 
 	if (start(p) || get_buffer(p, &b) || session_lay_out(p, queue) ||
