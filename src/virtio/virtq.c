@@ -7,9 +7,9 @@
 #include "virtio/virtq_walk.h"
 
 #include <errno.h>
-#include <string.h>
 
 #include <linux/virtio_config.h>
+#include <string.h>
 
 unsigned virtq_options(uint64_t features)
 {
@@ -162,6 +162,24 @@ bool virtq_chain_add(struct virtq *q, struct virtq_chain *chain, const struct vi
 	return true;
 }
 
+/* Read an entry of an indirect table, which no rule aligns. Both formats: the last two fields are {flags, next} or {id, flags}. */
+static struct virtq_descriptor read_entry(const uint8_t *at, bool packed)
+{
+	struct vring_desc entry;
+
+	if ((uintptr_t)at % _Alignof(struct vring_desc)) {
+		memcpy(&entry, at, sizeof(entry));
+	} else {
+		const struct vring_desc *in_place = (const struct vring_desc *)at;
+
+		entry.addr = load_relaxed(&in_place->addr);
+		entry.len = load_relaxed(&in_place->len);
+		entry.flags = load_relaxed(&in_place->flags);
+		entry.next = load_relaxed(&in_place->next);
+	}
+	return (struct virtq_descriptor){ entry.addr, entry.len, packed ? entry.next : entry.flags, packed ? entry.flags : entry.next };
+}
+
 /*
  * An indirect table (2.7.5.3, 2.8.8). Split tables are linked by next, packed ones are read in order. The WRITE flag of the
  * descriptor that names the table means nothing.
@@ -170,7 +188,7 @@ bool virtq_chain_add_indirect(struct virtq *q, struct virtq_chain *chain, const 
 {
 	bool packed = q->options & VIRTQ_PACKED;
 	uint32_t count = table->len / 16, at = 0;
-	const struct vring_desc *entry;
+	const uint8_t *entries;
 
 	if (!(q->options & VIRTQ_INDIRECT))
 		return virtq_fail(q, VIRTQ_INDIRECT_NOT_OFFERED);
@@ -178,15 +196,12 @@ bool virtq_chain_add_indirect(struct virtq *q, struct virtq_chain *chain, const 
 		return virtq_fail(q, VIRTQ_INDIRECT_NESTED);
 	if (!count || table->len % 16 || count > q->size)
 		return virtq_fail(q, VIRTQ_INDIRECT_SIZE);
-	entry = mem_at(q->mem, table->addr, table->len, MEM_READ);
-	if (!entry)
+	entries = mem_at(q->mem, table->addr, table->len, MEM_READ);
+	if (!entries)
 		return virtq_fail(q, VIRTQ_ADDRESS);
 	for (uint32_t walked = 0; walked < count; walked++) {
-		struct virtq_descriptor d = { load_relaxed(&entry[at].addr), load_relaxed(&entry[at].len), 0, 0 };
+		struct virtq_descriptor d = read_entry(entries + 16ull * at, packed);
 
-		/* The formats differ in the last two fields: {flags, next} and {id, flags}. */
-		d.flags = packed ? load_relaxed(&entry[at].next) : load_relaxed(&entry[at].flags);
-		d.next_or_id = packed ? load_relaxed(&entry[at].flags) : load_relaxed(&entry[at].next);
 		if (d.flags & VRING_DESC_F_INDIRECT)
 			return virtq_fail(q, VIRTQ_INDIRECT_NESTED);
 		if (!virtq_chain_add(q, chain, &d))
