@@ -86,9 +86,20 @@ static void transmit_kicked(void *opaque, uint32_t events)
 	choose_port_events(p);
 }
 
+/* A driver that takes the control queue but not MQ knows one pair: its control queue is number 2 (virtio 1.3, 5.1.2). */
+static bool has_one_pair(const struct net *net)
+{
+	return virtio_has(&net->device, VIRTIO_NET_F_CTRL_VQ) && !virtio_has(&net->device, VIRTIO_NET_F_MQ);
+}
+
+static unsigned control_index(const struct net *net)
+{
+	return has_one_pair(net) ? 2 : net->device.n_queues - 1;
+}
+
 static struct virtio_queue *control_queue(struct net *net)
 {
-	return &net->device.queue[net->device.n_queues - 1];
+	return &net->device.queue[control_index(net)];
 }
 
 static void control_kicked(void *opaque, uint32_t events)
@@ -154,7 +165,7 @@ static struct net_queue queue_of(struct net *net, unsigned index)
 {
 	struct net_pair *p = &net->pair[index / 2];
 
-	if (index == net->device.n_queues - 1)
+	if (index == control_index(net))
 		return (struct net_queue){ &net->pair[0], &net->control_on, &net->control_source, control_kicked, net };
 	if (index % 2)
 		return (struct net_queue){ p, &p->tx_on, &p->tx_source, transmit_kicked, p };
@@ -165,7 +176,7 @@ static void stop_queue(void *opaque, unsigned index)
 {
 	struct net_queue q = queue_of(opaque, index);
 
-	if (!*q.on)
+	if (index > control_index(opaque) || !*q.on)
 		return;
 	*q.on = false;
 	loop_del(*q.source);
@@ -177,8 +188,11 @@ static int start_queue(void *opaque, unsigned index)
 {
 	struct net *net = opaque;
 	struct net_queue q = queue_of(net, index);
-	int err = hold_pair(q.pair);
+	int err;
 
+	if (index > control_index(net))
+		return 0; /* no queue of what was negotiated: it stays unserved */
+	err = hold_pair(q.pair);
 	if (err)
 		return err;
 	*q.on = true;

@@ -98,18 +98,23 @@ struct fixture {
 
 static const uint8_t our_mac[6] = {0x52, 0x54, 0, 1, 2, 3};
 
-static void set_up(struct fixture *f)
+static void set_up_pairs(struct fixture *f, unsigned pairs)
 {
-	struct net_config config = {.owner = "test", .n_pairs = 1};
+	struct net_config config = {.owner = "test", .n_pairs = pairs};
 
 	memset(f, 0, sizeof(*f));
 	driver_memory(&f->driver);
-	f->port.port = (struct port){.ops = &port_ops, .n_queues = 1, .mtu = 1500, .send_offloads = PORT_CSUM | PORT_TSO4, .receive_offloads = PORT_CSUM | PORT_TSO4};
+	f->port.port = (struct port){.ops = &port_ops, .n_queues = pairs, .mtu = 1500, .send_offloads = PORT_CSUM | PORT_TSO4, .receive_offloads = PORT_CSUM | PORT_TSO4};
 	pthread_mutex_init(&f->port.lock, NULL);
 	f->port.ready_fd = eventfd(0, EFD_NONBLOCK);
 	f->port.sent_fd = eventfd(0, EFD_SEMAPHORE);
 	memcpy(config.mac, our_mac, 6);
 	assert_int_equal(net_new(&f->port.port, &f->driver.dma, &config, &f->net), 0);
+}
+
+static void set_up(struct fixture *f)
+{
+	set_up_pairs(f, 1);
 }
 
 static void tear_down(struct fixture *f)
@@ -314,6 +319,20 @@ static void refuses_bad_commands(void **state)
 	tear_down(&f);
 }
 
+/* A card of three pairs, a driver without MQ: the control queue is number 2, and the queues behind it are nobody's. */
+static void one_pair_of_three(void **state)
+{
+	struct fixture f;
+
+	set_up_pairs(&f, 3);
+	driver_start(&f.driver, net_device(f.net), control_features, 7, 128);
+	assert_int_equal(control(&f, VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, "\0", 1), VIRTIO_NET_OK);
+	offer_buffers(&f, 4, 2048);
+	arrive(&f, our_mac, 60, 1);
+	expect_packet(&f, our_mac, 60, 1);
+	tear_down(&f);
+}
+
 static void reset_and_start_again(void **state)
 {
 	struct fixture f;
@@ -335,7 +354,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sends),		cmocka_unit_test(receives_into_many_buffers), cmocka_unit_test(filters),
 		cmocka_unit_test(waits_for_enough_buffers),
-		cmocka_unit_test(refuses_bad_commands), cmocka_unit_test(reset_and_start_again),
+		cmocka_unit_test(refuses_bad_commands), cmocka_unit_test(one_pair_of_three), cmocka_unit_test(reset_and_start_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
