@@ -93,14 +93,20 @@ static void serve(struct vcpu *v)
 	mmu_flush_writes(v);
 }
 
+/* Whoever is waited for may itself wait for this processor. */
+static void wait_a_little(unsigned spins)
+{
+	if (spins % 64)
+		__builtin_ia32_pause();
+	else
+		sched_yield();
+}
+
 void translator_lock(struct translator *t, struct vcpu *v)
 {
 	for (unsigned spins = 1; atomic_exchange_explicit(&t->lock, 1, memory_order_acquire); spins++) {
 		serve(v);
-		if (spins % 64)
-			__builtin_ia32_pause();
-		else
-			sched_yield(); /* its holder may wait for this processor */
+		wait_a_little(spins);
 	}
 }
 
@@ -187,10 +193,10 @@ static void wait_until_outside(struct vcpu *self, struct vcpu *other)
 
 	if (!vt || other == self)
 		return;
-	while (atomic_load(&vt->inside) && atomic_load(&other->run_state) == VCPU_RUNNING) {
+	for (unsigned spins = 1; atomic_load(&vt->inside) && atomic_load(&other->run_state) == VCPU_RUNNING; spins++) {
 		atomic_store(&other->cont, 0);
 		serve(self);
-		__builtin_ia32_pause();
+		wait_a_little(spins);
 	}
 }
 
@@ -199,13 +205,13 @@ void translator_go_inside(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 
-	for (;;) {
+	for (unsigned spins = 1;; spins++) {
 		atomic_store(&vt->inside, true);
 		if (!atomic_load(&vt->t->stopping))
 			return;
 		translator_go_outside(v);
 		serve(v);
-		__builtin_ia32_pause();
+		wait_a_little(spins);
 	}
 }
 
