@@ -36,6 +36,8 @@ struct client {
 	void *bad;
 	uint8_t arg[ARG_SIZE] __attribute__((aligned(16)));
 	uint8_t scratch[4096];
+	/* A count in arg may ask for more than arg holds: up to 4096 routes. The caller's memory goes on. */
+	uint8_t rest[4096 * sizeof(struct kvm_irq_routing_entry)];
 };
 
 static struct client client;

@@ -136,7 +136,9 @@ class Test:
             raise vm.Failure("the upload did not end")
         vm.expect("uploaded", host.uploaded, (len(data), md5(data)))
         self.run("rm /tmp/data")
-        self.run("nc -l -p 80 >/tmp/forwarded & until cat /proc/net/tcp* | grep -q ':0050 .* 0A '; do sleep 0.1; done")
+        # An nc whose input has ended closes its half at once, and libslirp 4.7 then loses what is on its way (under QEMU too).
+        self.run("mkfifo /tmp/silence; exec 9<>/tmp/silence")
+        self.run("nc -l -p 80 <&9 >/tmp/forwarded & until cat /proc/net/tcp* | grep -q ':0050 .* 0A '; do sleep 0.1; done")
         with socket.create_connection(("127.0.0.1", forwarded), timeout=60) as client:
             client.sendall(data[:MIB])
         self.run("wait")
@@ -227,7 +229,7 @@ class Test:
         self.ask_balloon("target 128")
         self.wait_for_balloon(lambda info: info["actual_mib"] == 128 and info["inflated_mib"] >= 128, "no inflation")
         free = int(self.run("awk '/MemFree/ {print $2}' /proc/meminfo")) >> 10
-        if not total - 180 < free < total - 100:
+        if not total - 192 < free < total - 64: # other memory comes free and goes meanwhile
             raise vm.Failure(f"inflated by 128 MiB, free memory went from {total} to {free} MiB")
         stats = self.ask_balloon("stats")["stats"]
         if abs((stats["free"] >> 20) - free) > 64 or stats["total"] >> 20 > 512:
