@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <assert.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -301,11 +300,5 @@ int main(void)
 		cmocka_unit_test(a_guest_moves_while_it_waits),
 	};
 
-#ifdef __SANITIZE_THREAD__
-	/* TSan's own code uses vector registers, which hold the guest's while the translator runs: xmm0 would not survive it. */
-	assert(fixture_use_engine("interpret"));
-	return cmocka_run_group_tests_name("interpret", tests, NULL, NULL);
-#else
 	return RUN_ON_ENGINES(tests);
-#endif
 }
