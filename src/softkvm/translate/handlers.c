@@ -407,7 +407,9 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 	count_one(&translator_of(v)->entry_misses);
 	flags_to_vcpu(v);
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
-	if (atomic_load_explicit(&v->cont, memory_order_relaxed) && !translator_of(v)->want_flush && block_is_current(v, b))
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+		return leave(v); /* code on pages that share an entry of the instruction TLB may come by here only */
+	if (!translator_of(v)->want_flush && block_is_current(v, b))
 		return (uintptr_t)b->straight;
 	return enter_remembering(v);
 }
