@@ -3,6 +3,7 @@
  * The local APIC by its registers: priorities, interprocessor messages, modes, the timer.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -303,6 +304,39 @@ static void init_and_sipi_start_a_vcpu(void **state)
 	fixture_close(&f);
 }
 
+enum { RESETS = 20000 };
+
+static _Atomic unsigned resets;
+
+static void *reset_again_and_again(void *arg)
+{
+	while (resets < RESETS) {
+		lapic_reset(arg, true);
+		resets++;
+	}
+	return NULL;
+}
+
+/* The SIPI is sent while the receiver is still at its INIT; its ID is one that the guest has chosen. */
+static void sipi_finds_an_apic_at_its_init(void **state)
+{
+	struct apic_message sipi = {.dest = 5, .mode = APIC_STARTUP, .vector = 0x9a, .is_assert = true};
+	struct vm_fixture f;
+	pthread_t thread;
+	unsigned lost = 0;
+
+	open_enabled(&f, 2);
+	mmio_write(cpu(&f, 1), APIC_ID, 5 << 24);
+	resets = 0;
+	assert_int_equal(pthread_create(&thread, NULL, reset_again_and_again, cpu(&f, 1)), 0);
+	while (resets < RESETS)
+		lost += apic_send(f.vm->vm, NULL, &sipi) != 1;
+	pthread_join(thread, NULL);
+	assert_int_equal(lost, 0);
+	assert_int_equal(mmio_read(cpu(&f, 1), APIC_ID), 5 << 24);
+	fixture_close(&f);
+}
+
 static void nmi_by_message(void **state)
 {
 	struct vm_fixture f;
@@ -544,6 +578,7 @@ int main(void)
 		cmocka_unit_test(x2apic_destinations),
 		cmocka_unit_test(illegal_vectors_set_esr),
 		cmocka_unit_test(init_and_sipi_start_a_vcpu),
+		cmocka_unit_test(sipi_finds_an_apic_at_its_init),
 		cmocka_unit_test(nmi_by_message),
 		cmocka_unit_test(base_transitions),
 		cmocka_unit_test(x2apic_faults),

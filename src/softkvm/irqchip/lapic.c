@@ -244,22 +244,43 @@ void lapic_set_x2apic_identity(struct vcpu *v)
 
 /* --- life, INIT and SIPI --- */
 
+/*
+ * What senders read goes from its old value to the new one in one step each: a SIPI comes right behind its INIT, and must
+ * find the APIC by its ID, which INIT leaves alone (10.4.7.3).
+ */
+static void reset_identity(struct vcpu *v, bool init)
+{
+	struct lapic *a = v->lapic;
+
+	atomic_store(&a->mode_base, v->apic_base);
+	lapic_set_reg(a, APIC_DFR, DFR_FLAT);
+	lapic_set_reg(a, APIC_SPIV, 0xff);
+	if (lapic_is_x2apic(a)) {
+		lapic_set_x2apic_identity(v);
+		return;
+	}
+	lapic_set_reg(a, APIC_LDR, 0);
+	if (!init)
+		lapic_set_reg(a, APIC_ID, v->id << 24);
+}
+
+static bool is_of_identity(unsigned offset)
+{
+	return offset == APIC_ID || offset == APIC_LDR || offset == APIC_DFR || offset == APIC_SPIV;
+}
+
 void lapic_reset(struct vcpu *v, bool init)
 {
 	struct lapic *a = v->lapic;
 	uint32_t version = VERSION | (LVT_COUNT - 1) << 16;
 
-	for (unsigned i = 0; i < APIC_REG_SPACE / 4; i++)
-		atomic_store_explicit(&a->reg[i], 0, memory_order_relaxed);
+	reset_identity(v, init);
+	for (unsigned o = 0; o < APIC_REG_SPACE; o += 4)
+		if (!is_of_identity(o))
+			lapic_set_reg(a, o, 0);
 	if (v->vm->split_irqchip && lapic_has_x2apic_feature(v))
 		version |= LVR_NO_EOI_BROADCAST;
-	atomic_store(&a->mode_base, v->apic_base);
 	lapic_set_reg(a, APIC_LVR, version);
-	lapic_set_reg(a, APIC_DFR, DFR_FLAT);
-	lapic_set_reg(a, APIC_SPIV, 0xff);
-	lapic_set_reg(a, APIC_ID, v->id << 24);
-	if (lapic_is_x2apic(a))
-		lapic_set_x2apic_identity(v);
 	for (unsigned o = APIC_LVTT; o <= APIC_LVTERR; o += 16)
 		lapic_set_reg(a, o, LVT_MASKED);
 	if (!init && v->id == v->vm->boot_cpu_id) /* firmware's job on a PC: the PIC's interrupts come through */
