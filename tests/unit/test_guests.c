@@ -257,6 +257,8 @@ static void a_guest_moves_while_it_waits(void **state)
 	pthread_t thread;
 	void *result;
 
+	if (fixture_tsan_disturbs("vector registers"))
+		skip();
 	fixture_open(&a, FIXTURE_IRQCHIP, 2);
 	a.vcpu[2] = a.vcpu[1]; /* run_second runs [1] */
 	a.vcpu[1] = a.vcpu[0];

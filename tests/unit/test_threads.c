@@ -261,6 +261,8 @@ static void signals_end_kvm_run(void **state)
 	struct vm_fixture f;
 	struct runner r;
 
+	if (fixture_tsan_disturbs("signals"))
+		skip();
 	fixture_open(&f, FIXTURE_IRQCHIP, 1);
 	install_handler();
 	LOAD(&f, 0xeb, 0xfe);

@@ -41,6 +41,20 @@ bool fixture_use_engine(const char *name)
 	return true;
 }
 
+#ifdef __SANITIZE_THREAD__
+enum { SANITIZES_THREADS = 1 };
+#else
+enum { SANITIZES_THREADS = 0 };
+#endif
+
+bool fixture_tsan_disturbs(const char *what)
+{
+	if (!SANITIZES_THREADS || strcmp(engine, "translate") != 0)
+		return false;
+	print_message("needs %s, which TSan and translated code cannot share\n", what);
+	return true;
+}
+
 static void set_cpuid(struct vm_fixture *f, unsigned i)
 {
 	struct kvm_cpuid2 *list = calloc(1, sizeof(*list) + 256 * sizeof(list->entries[0]));
