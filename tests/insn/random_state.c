@@ -131,6 +131,10 @@ bool is_comparable(const struct insn *i)
 		return false; /* #UD on AMD's processors */
 	if ((i->row->sem == SEM_LOOPE || i->row->sem == SEM_LOOPNE) && i->prefixes & (PFX_REP | PFX_REPNE))
 		return false; /* AMD's processors take the condition from the prefix */
+	if (i->row->sem == SEM_XCHG && i->opcode == 0x90 && i->prefixes & PFX_REP)
+		return false; /* with R8: AMD's processors do that, Intel's pause */
+	if (i->row->sem == SEM_MOVSXD && i->op_size == 2 && i->modrm < 0xc0)
+		return false; /* AMD's processors read 32 bits, Intel's 16 */
 	if (i->row->feature == FEAT_SHA && (i->mem.base == RSP || i->mem.base == i->mem.index))
 		return false; /* cannot be aligned: see aim() */
 	if (is_xsave(i) &&
@@ -299,9 +303,14 @@ static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s,
 	}
 }
 
-/* Images and masked stores: when they are misaligned for #AC is up to the processor. */
+/*
+ * Images, masked stores, vectors that need no alignment otherwise (AMD's processors check those, Intel's do not): when they
+ * are misaligned for #AC is up to the processor.
+ */
 static bool has_loose_alignment(const struct insn *i)
 {
+	if (is_xsave(i) || i->row->attrs & INSN_VEX || memory_size(i) >= 16)
+		return true;
 	switch (i->row->sem) {
 	case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_FXSAVE:
 	case SEM_FXRSTOR: case SEM_MASKMOV:
@@ -321,10 +330,19 @@ static void clear_misaligned_mode(const struct insn *i, uint32_t address)
 		native_data()[at - NATIVE_DATA] &= ~2;
 }
 
+/* With an exception that is not masked a store may not happen, and then not fault either. */
+static bool may_not_store(const struct insn *i, const struct cpu_state *s)
+{
+	return i->row->attrs & INSN_X87 && i->operand[0].kind == OPK_MEM && i->operand[0].access & ACC_W &&
+	       (~s->fp.fcw & 0x3f);
+}
+
 void aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, uint8_t *code)
 {
 	uint32_t target = random_target(r, memory_size(i));
 
+	if (may_not_store(i, s))
+		target = NATIVE_DATA + random_below(r, 0x2000);
 	if (i->row->feature == FEAT_SHA) /* some processors allow misaligned operands there */
 		target &= -16;
 	if (i->row->attrs & INSN_STRING)
@@ -350,7 +368,7 @@ void aim(struct random *r, struct insn *i, uint32_t slot, struct cpu_state *s, u
 		target = effective_address(i, slot + i->len, s);
 		clear_misaligned_mode(i, target);
 	}
-	if (has_loose_alignment(i))
+	if (has_loose_alignment(i) || may_not_store(i, s))
 		s->rflags &= ~FLAG_AC;
 	if (i->row->branch != BR_NONE && i->row->branch != BR_FAR)
 		aim_branch(i, slot, s, code, target);

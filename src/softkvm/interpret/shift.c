@@ -2,6 +2,10 @@
 /*
  * Shifts and rotates. The host masks the count and leaves flags alone for a count of 0 just as the guest's
  * processor would, so nothing is decided here.
+ *
+ * One thing depends on the form: OF after a rotate by two or more is not defined, and Intel's processors keep it when a
+ * register is rotated by an immediate, but not when memory is or when the count is in CL. The translator has the host execute
+ * the guest's own form, so it is done as the host does it here, too.
  */
 #include "softkvm/interpret/flags.h"
 #include "softkvm/interpret/operand.h"
@@ -28,14 +32,32 @@ static inline __attribute__((always_inline)) void shift(struct vcpu *v, const st
 	v->rflags = flags;
 }
 
+static bool host_keeps_of(void)
+{
+	uint8_t value = 0x7f, of;
+
+	__asm__("incb %0; rolb $2, %0; seto %1" : "+q"(value), "=q"(of) : : "cc"); /* 7fh + 1 sets it; 80h rotated would clear it */
+	return of;
+}
+
+static void rotate(struct vcpu *v, const struct insn *i, shift_fn *f)
+{
+	unsigned count = (uint8_t)i->imm & (i->operand[0].size == 8 ? 63 : 31);
+	uint64_t before = v->rflags;
+
+	shift(v, i, f);
+	if (i->operand[0].kind == OPK_GPR && i->operand[1].kind == OPK_IMM && count > 1 && host_keeps_of())
+		v->rflags = (v->rflags & ~(uint64_t)FLAG_OF) | (before & FLAG_OF);
+}
+
 void op_rol(struct vcpu *v, const struct insn *i)
 {
-	shift(v, i, host_rol);
+	rotate(v, i, host_rol);
 }
 
 void op_ror(struct vcpu *v, const struct insn *i)
 {
-	shift(v, i, host_ror);
+	rotate(v, i, host_ror);
 }
 
 void op_rcl(struct vcpu *v, const struct insn *i)

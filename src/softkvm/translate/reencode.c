@@ -65,6 +65,8 @@ static const uint8_t fitness[SEM_COUNT] = {
 
 static bool has_slot_form(const struct insn *i)
 {
+	if ((i->row->sem == SEM_ROL || i->row->sem == SEM_ROR) && i->operand[1].kind == OPK_IMM)
+		return false; /* OF comes out differently: see interpret/shift.c */
 	return fitness[i->row->sem] & FIT_SLOT;
 }
 
