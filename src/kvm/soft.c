@@ -12,7 +12,11 @@ int kvm_soft_open(const char *engine, union kvm_handle *handle)
 
 static long soft_ioctl(union kvm_handle handle, unsigned long request, void *arg, union kvm_handle *child)
 {
-	return softkvm_ioctl(handle.soft, request, (uintptr_t)arg, child ? &child->soft : NULL);
+	long ret = softkvm_ioctl(handle.soft, request, (uintptr_t)arg, child ? &child->soft : NULL);
+
+	if (request == KVM_CREATE_VM && !ret)
+		softkvm_use_huge_pages(child->soft); /* guest RAM is ram_alloc()'s */
+	return ret;
 }
 
 static struct kvm_run *soft_map(union kvm_handle vcpu, size_t size)

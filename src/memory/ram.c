@@ -18,13 +18,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "memory/backing.h"
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 enum { POPULATE_STEP = 64 << 20 };
-
-enum { HUGE_PAGE = 2 << 20 };
 
 struct backing {
 	int fd;
@@ -34,14 +34,14 @@ struct backing {
 /* Map `fd`, which is this function's from here on: closed on failure. */
 static int map_backing(int fd, uint64_t size, int flags, struct backing *out)
 {
-	void *map = MAP_FAILED;
+	void *map = NULL;
 	int err;
 
 	if (fd < 0)
 		return -errno;
 	if (!ftruncate(fd, size))
-		map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | flags, fd, 0);
-	if (map == MAP_FAILED) {
+		map = backing_map(fd, size, PROT_READ | PROT_WRITE, flags);
+	if (!map) {
 		err = -errno;
 		close(fd);
 		return err;
@@ -73,7 +73,11 @@ static int map_plain(const char *name, uint64_t size, struct backing *out)
 
 static int populate_all(uint8_t *hva, uint64_t size)
 {
-	for (uint64_t done = 0, step; done < size; done += step) {
+	uint64_t done = 0, step;
+
+	while (size - done >= HUGE_PAGE && backing_make_huge(hva + done))
+		done += HUGE_PAGE;
+	for (; done < size; done += step) {
 		step = size - done < POPULATE_STEP ? size - done : POPULATE_STEP;
 		if (madvise(hva + done, step, MADV_POPULATE_WRITE))
 			return errno == EINVAL ? 0 : -errno;

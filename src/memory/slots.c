@@ -18,7 +18,7 @@ struct retired {
 	struct mem_table *table;
 	struct mem_slot *slot; /* replaced or removed by that change, or NULL */
 	bool dirty_too;	       /* the slot's dirty bitmap is not used by its successor */
-	bool suspect_too;      /* nor the one of pages that may be missing */
+	bool maps_too;	       /* nor the ones of pages that may be missing, and of untouched ones */
 };
 
 static struct mem_table *table_new(unsigned count)
@@ -48,6 +48,7 @@ static void slot_free(struct mem_slot *slot)
 	if (slot) {
 		free(slot->dirty);
 		free(slot->suspect);
+		free(slot->untouched);
 	}
 	free(slot);
 }
@@ -60,8 +61,10 @@ void memory_quiesce(struct memory *mem)
 		next = r->next;
 		if (r->slot && r->dirty_too)
 			free(r->slot->dirty);
-		if (r->slot && r->suspect_too)
+		if (r->slot && r->maps_too) {
 			free(r->slot->suspect);
+			free(r->slot->untouched);
+		}
 		free(r->slot);
 		free(r->table);
 		free(r);
@@ -135,6 +138,7 @@ static struct mem_slot *slot_new(const struct mem_slot *slot, const struct mem_s
 	*copy = *slot;
 	copy->dirty = NULL;
 	copy->suspect = old ? old->suspect : NULL;
+	copy->untouched = old ? old->untouched : NULL;
 	if (old && !copy->user)
 		copy->user = old->user;
 	if (slot->flags & SLOT_LOG_DIRTY) {

@@ -88,10 +88,11 @@ struct vcpu {
 	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege */
 	uint64_t tlb_mask;			/* byte mask of index: (entries - 1) * 16 */
 	struct tlb_entry stack;			/* copy of the write entry of the stack's page: tlb_drop_stack() */
-	uint32_t *itlb;				/* the active set's ITLB_ENTRIES code-page ids: see mmu/mmu.h */
-	uint64_t engine_hot[4];			/* the translator's: jump cache, saved flags... */
+	_Atomic(const uint32_t *) code_ids;	/* what blocks compare with: itlb, or without ids while cont is 0 */
+	uint64_t engine_hot[5];			/* the translator's: jump cache, saved flags... */
 	/* -- 256 bytes from the start up to here -- */
 
+	uint32_t *itlb;				/* the active set's ITLB_ENTRIES code-page ids: see mmu/mmu.h */
 	struct x86_seg seg[SEG_COUNT];
 	struct x86_dtable gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0, xss;
@@ -203,5 +204,30 @@ _Noreturn void vcpu_leave_unbacked(struct vcpu *v);
  * Sets the bits, makes translated code and the inner loop stop soon, wakes the vCPU if it is halted.
  */
 void vcpu_kick(struct vcpu *v, uint32_t request_bits);
+
+extern const uint32_t no_code_ids[]; /* mmu/tlb.c: as many as an itlb has, none of them an id */
+
+/* Have the engine come out at the next boundary. Any thread. */
+static inline void vcpu_call_out(struct vcpu *v)
+{
+	atomic_store_explicit(&v->cont, 0, memory_order_relaxed);
+	/* Release: pairs with vcpu_use_code_ids(). Who replaces this sees that cont is 0. */
+	atomic_store_explicit(&v->code_ids, no_code_ids, memory_order_release);
+}
+
+/* itlb has changed, or cont has become 1. The vCPU's thread. */
+static inline void vcpu_use_code_ids(struct vcpu *v)
+{
+	atomic_exchange(&v->code_ids, v->itlb);
+	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
+		atomic_store_explicit(&v->code_ids, no_code_ids, memory_order_relaxed);
+}
+
+/* From the next boundary on the engine goes on. The vCPU's thread; look at requests afterwards. */
+static inline void vcpu_go_on(struct vcpu *v)
+{
+	atomic_store(&v->cont, 1);
+	vcpu_use_code_ids(v);
+}
 
 #endif

@@ -47,6 +47,7 @@ struct vm {
 	bool x2apic_no_broadcast_quirk; /* KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK */
 	bool exception_payload;		/* KVM_CAP_EXCEPTION_PAYLOAD */
 	bool triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
+	bool huge_pages;		/* softkvm_use_huge_pages() */
 	uint32_t disabled_exits;	/* KVM_X86_DISABLE_EXITS_* */
 	uint64_t tss_addr, identity_map_addr;
 };

@@ -85,7 +85,7 @@ void harness_reset(struct harness *h, enum harness_mode mode)
 	v->rip = mode == HARNESS_REAL ? 0 : HARNESS_CODE;
 	v->exception_pending = v->exception_injected = v->irq_injected = v->halted = v->in_event_delivery = false;
 	v->shadow = 0;
-	v->cont = 1;
+	vcpu_go_on(v);
 	io_committed(v);
 	make_tables(h);
 	mmu_mode_changed(v);
@@ -199,7 +199,7 @@ int harness_run(struct harness *h, unsigned n)
 		return v->exception_vector;
 	}
 	while (n--) {
-		v->cont = 1;
+		vcpu_go_on(v);
 		v->shadow = 0;
 		v->vm->engine->run(v, true);
 	}
@@ -221,7 +221,7 @@ int harness_run_to_halt(struct harness *h)
 		return v->exception_vector;
 	}
 	for (v->halted = false; !v->halted && !h->stop;) {
-		v->cont = 1;
+		vcpu_go_on(v);
 		v->shadow = 0;
 		v->vm->engine->run(v, false);
 	}

@@ -30,7 +30,7 @@ enum harness_mode {
 struct harness {
 	struct vm vm;
 	struct vcpu *v;
-	volatile bool stop; /* harness_run_to_halt() returns HARNESS_EXIT: for a signal handler, with v->cont = 0 */
+	volatile bool stop; /* harness_run_to_halt() returns HARNESS_EXIT: for a signal handler, with vcpu_call_out() */
 	uint8_t *ram;
 	uint32_t features[8];
 };

@@ -57,7 +57,7 @@ static int teardown(void **state)
 /* An instruction boundary, as the run loop's. */
 static void boundary(struct vcpu *v)
 {
-	atomic_store(&v->cont, 1);
+	vcpu_go_on(v);
 	if (vcpu_take_requests(v) & VREQ_TLB_WRITE)
 		mmu_flush_writes(v);
 }

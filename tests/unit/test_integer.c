@@ -298,7 +298,7 @@ static void test_self_modifying(void **state)
 	harness_code(&h, CODE(0xc6, 0x03, 0x07, 0xb0, 0x01, 0xf4));
 	if (!__builtin_setjmp(h.v->leave_buf))
 		for (unsigned k = 0; k < 2 && h.v->rip < HARNESS_CODE + 5; k++) {
-			h.v->cont = 1;
+			vcpu_go_on(h.v);
 			h.v->vm->engine->run(h.v, false); /* a whole block, as in real running */
 		}
 	assert_int_equal(h.v->gpr[RAX], 7);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Endless loops of every kind in translated code. Whoever asks a vCPU to come out (interrupts, other vCPUs, the user) only
- * clears v->cont, so every loop has to look at it somewhere: at a jump backward, at an entry, in a handler. A timer asks at
+ * calls vcpu_call_out(), so every loop has to look somewhere: at a jump backward, at an entry, in a handler. A timer asks at
  * random times; a loop that goes on for seconds afterwards fails the test.
  */
 #include <setjmp.h>
@@ -79,7 +79,7 @@ static volatile unsigned asked;
 static void ask(int signal)
 {
 	h.stop = true;
-	atomic_store(&h.v->cont, 0); /* more than once: the harness may be about to set it */
+	vcpu_call_out(h.v); /* more than once: the harness may be about to set it */
 	if (++asked > PATIENCE) {
 		static const char text[] = "an endless loop that is not left: ";
 

@@ -509,12 +509,12 @@ static void put_program(struct harness *h, const struct program *p)
 static void stop(int signal)
 {
 	a.stop = true;
-	atomic_store(&a.v->cont, 0);
+	vcpu_call_out(a.v);
 }
 
 static void disturb(int signal)
 {
-	atomic_store(&b.v->cont, 0);
+	vcpu_call_out(b.v);
 }
 
 static int run_translator(const struct program *p)

@@ -69,7 +69,7 @@ void vcpu_kick(struct vcpu *v, uint32_t request_bits)
 	uint32_t halted = VCPU_HALTED;
 
 	atomic_fetch_or(&v->requests, request_bits);
-	atomic_store_explicit(&v->cont, 0, memory_order_relaxed);
+	vcpu_call_out(v);
 	if (atomic_load(&v->run_state) == VCPU_HALTED &&
 	    atomic_compare_exchange_strong(&v->run_state, &halted, VCPU_RUNNING))
 		futex_wake_all(&v->run_state);
@@ -120,7 +120,7 @@ void vm_stop(struct vm *vm, uint32_t requests)
 
 	for (unsigned i = 0; i < count; i++) {
 		atomic_fetch_or(&vm->vcpu[i]->requests, requests | VREQ_PAUSE);
-		atomic_store_explicit(&vm->vcpu[i]->cont, 0, memory_order_relaxed);
+		vcpu_call_out(vm->vcpu[i]);
 	}
 	for (unsigned i = 0; i < count; i++)
 		while (atomic_load(&vm->vcpu[i]->run_state) == VCPU_RUNNING)

@@ -16,6 +16,7 @@
 #include "softkvm/api/handle.h"
 #include "softkvm/api/kick.h"
 #include "softkvm/api/mapping.h"
+#include "softkvm/api/softkvm.h"
 #include "softkvm/api/usercopy.h"
 #include "softkvm/engine.h"
 #include "softkvm/mmu/mmu.h"
@@ -81,6 +82,20 @@ static void log_all_pages(struct vm *vm, uint32_t id)
 		mem_mark_dirty(slot, 0, slot->size);
 }
 
+static void new_slot(struct vm *vm, struct mem_slot *slot)
+{
+	mapping_check_slot(slot);
+	if (vm->huge_pages && !(slot->flags & SLOT_READONLY))
+		mem_watch_touches(slot); /* without memory for that, pages come as they are touched */
+}
+
+void softkvm_use_huge_pages(struct softkvm *vm)
+{
+	pthread_mutex_lock(&vm->vm->lock);
+	vm->vm->huge_pages = true;
+	pthread_mutex_unlock(&vm->vm->lock);
+}
+
 long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *r)
 {
 	int err = region_check(r);
@@ -117,7 +132,7 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 		if (begins_log && vm->dirty_log_manual & KVM_DIRTY_LOG_INITIALLY_SET)
 			log_all_pages(vm, slot.id);
 		if (!old && slot.size)
-			mapping_check_slot(slot_by_id(vm, slot.id));
+			new_slot(vm, slot_by_id(vm, slot.id));
 		memory_quiesce(&vm->mem);
 		if (code_table)
 			code_table_free(code_table, old_size);

@@ -40,6 +40,11 @@ void softkvm_kick(struct softkvm *vcpu);
 /* Guest RAM was written behind the vCPUs' backs (DMA): decoded code there is dropped. Any thread. */
 void softkvm_memory_written(struct softkvm *vm, uint64_t gpa, uint64_t len);
 /*
+ * The memory of this VM's slots to come is shared memory of the caller's own, and may come in huge pages when the guest first touches
+ * it. Any thread.
+ */
+void softkvm_use_huge_pages(struct softkvm *vm);
+/*
  * [addr, addr+len) is about to be unmapped, or to get fewer rights. True: it is the memory of some VM's slot, whose vCPUs
  * now stand still; make the change, then call softkvm_mapping_end() with the same range on the same thread. False: nobody's.
  * Any thread; no ioctl may be made in between.

@@ -11,7 +11,7 @@
 /* The run loop looks at everything before the next instruction. */
 static inline void want_attention(struct vcpu *v)
 {
-	atomic_store_explicit(&v->cont, 0, memory_order_relaxed);
+	vcpu_call_out(v);
 }
 
 /*

@@ -100,7 +100,7 @@ static void interpret_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
 
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k])
-			atomic_store(&vm->vcpu[k]->cont, 0);
+			vcpu_call_out(vm->vcpu[k]);
 }
 
 const struct engine engine_interpret = {

@@ -216,7 +216,7 @@ static int boundary(struct vcpu *v)
 	int r;
 
 	do {
-		atomic_store(&v->cont, 1); /* before the requests are read: see api/kick.c */
+		vcpu_go_on(v); /* before the requests are read: see api/kick.c */
 		if (atomic_load(&v->requests)) {
 			r = serve_requests(v);
 			if (r != GO_ON)
@@ -260,7 +260,7 @@ static int run_loop(struct vcpu *v)
 			return v->leave_error;
 	if (restarts_for_io(
 		v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
-		atomic_store(&v->cont, 1);
+		vcpu_go_on(v);
 		vcpu_pause_point(v);
 		forget_memory(v, atomic_fetch_and(&v->requests, ~(uint32_t)MEMORY_REQUESTS));
 		execute_single(v);

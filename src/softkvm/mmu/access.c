@@ -93,6 +93,7 @@ static struct target resolve(struct vcpu *v, gva_t gva, uint32_t access)
 	if (__builtin_expect(t.slot->suspect != NULL, 0) &&
 	    !mem_is_backed(t.slot, walk.gpa - t.slot->gpa, 1, access & ACCESS_WRITE ? MEM_WRITE : MEM_READ))
 		vcpu_leave_unbacked(v);
+	mem_touch(t.slot, walk.gpa - t.slot->gpa);
 	t.hva = t.slot->hva + (walk.gpa - t.slot->gpa);
 	enter(v, gva, access, &walk, &t);
 	return t;

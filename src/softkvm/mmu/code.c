@@ -18,10 +18,10 @@
  */
 #include "softkvm/mmu/tlb.h"
 
+#include "memory/backing.h"
 #include "softkvm/engine.h"
 
 #include <sched.h>
-#include <sys/mman.h>
 
 enum { UNWATCH_HITS = 32, SPINS = 2000 };
 
@@ -34,16 +34,12 @@ static uint64_t table_size(uint64_t slot_size)
 
 void *code_table_new(uint64_t slot_size)
 {
-	void *table = mmap(NULL, table_size(slot_size), PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return table == MAP_FAILED ? NULL : table;
+	return backing_new(table_size(slot_size));
 }
 
 void code_table_free(void *table, uint64_t slot_size)
 {
-	if (table)
-		munmap(table, table_size(slot_size));
+	backing_free(table, table_size(slot_size));
 }
 
 struct code_page *code_page_peek(struct mem_slot *slot, gpa_t gpa)
@@ -143,7 +139,7 @@ void mmu_shootdown_writes(struct vm *vm, struct vcpu *self)
 		seen[i] = atomic_load(&other->tlb_flush_seen);
 		/* Not vcpu_kick(): one that sleeps need not wake up for this. */
 		atomic_fetch_or(&other->requests, VREQ_TLB_WRITE);
-		atomic_store_explicit(&other->cont, 0, memory_order_relaxed);
+		vcpu_call_out(other);
 	}
 	for (unsigned i = 0; i < count; i++)
 		if (vm->vcpu[i] && vm->vcpu[i] != self)

@@ -66,7 +66,8 @@ void mmu_flush_writes(struct vcpu *v);
 /*
  * The translator's two shortcuts past the tables. Each TLB set carries an array itlb[ITLB_ENTRIES] of code-page ids
  * (translate/ fills slot itlb_slot(gva) after mmu_fetch_page() succeeded); it is zeroed wherever fetch entries are
- * invalidated, and v->itlb follows v->tlb[]. The words behind them say what kind of code the ids stand for: its flavour
+ * invalidated, and v->itlb follows v->tlb[]. Translated code looks at v->code_ids, which is v->itlb or, when the vCPU is to
+ * come out, a table that has no ids: so one comparison asks both. The words behind them say what kind of code the ids stand for: its flavour
  * and, where segmentation matters, base and limit of the code segment. v->stack copies one write entry; it is dropped whenever a read or write
  * entry of the active set is, and when v->tlb[] changes. Its empty form gives a non-canonical HVA: no access can pass.
  */

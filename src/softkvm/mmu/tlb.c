@@ -20,10 +20,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+
+#include "memory/backing.h"
 
 enum { SET_COUNT = TLB_SPACES + 1, TABLE_SIZE = TLB_MAX_ENTRIES * sizeof(struct tlb_entry),
        GPAS_SIZE = TLB_MAX_ENTRIES * sizeof(gpa_t), SET_SIZE = TLB_KINDS * TABLE_SIZE + GPAS_SIZE };
+
+const uint32_t no_code_ids[ITLB_ENTRIES];
 
 static void clear_words(void *p, uint64_t bytes)
 {
@@ -138,12 +141,12 @@ int mmu_init(struct vcpu *v)
 
 	if (!m)
 		return -ENOMEM;
-	memory = mmap(NULL, SET_COUNT * SET_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
-		      -1, 0);
-	if (memory == MAP_FAILED) {
+	memory = backing_new(SET_COUNT * SET_SIZE);
+	if (!memory) {
 		free(m);
 		return -ENOMEM;
 	}
+	backing_populate(memory, SET_COUNT * SET_SIZE);
 	m->arena = memory;
 	set_init(m, &m->super, memory);
 	for (int i = 0; i < TLB_SPACES; i++)
@@ -159,7 +162,7 @@ void mmu_deinit(struct vcpu *v)
 {
 	if (!v->mmu)
 		return;
-	munmap(v->mmu->arena, SET_COUNT * SET_SIZE);
+	backing_free(v->mmu->arena, SET_COUNT * SET_SIZE);
 	free(v->mmu);
 	v->mmu = NULL;
 }
@@ -174,6 +177,7 @@ void tlb_select(struct vcpu *v)
 		v->tlb[kind] = set->table[kind];
 	v->tlb_mask = set->mask;
 	v->itlb = set->itlb;
+	vcpu_use_code_ids(v);
 	tlb_drop_stack(v);
 }
 

@@ -39,5 +39,5 @@ void mmu_watch_hit(struct vcpu *v, gva_t gva, unsigned len, bool write)
 	if (!hits)
 		return;
 	v->debug_pending |= hits;
-	atomic_store(&v->cont, 0);
+	vcpu_call_out(v);
 }

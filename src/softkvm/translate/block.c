@@ -391,7 +391,7 @@ static void bring_out_others(struct vm *vm, struct vcpu *self)
 
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k] && vm->vcpu[k] != self)
-			atomic_store(&vm->vcpu[k]->cont, 0);
+			vcpu_call_out(vm->vcpu[k]);
 }
 
 void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-2-Clause
 /*
  * A memfd mapped twice, RW and RX, at addresses the kernel chose. Hot code (the straight path of blocks) fills the
- * lower part, cold code (misses, side exits) the upper, so that cold bytes do not dilute the instruction cache. Pages are populated a megabyte at a time: taken singly, a first touch costs as much as translating ten blocks.
+ * lower part, cold code (misses, side exits) the upper, so that cold bytes do not dilute the instruction cache. It is backed
+ * by huge pages, or a megabyte at a time: taken singly, a page's first touch costs as much as translating ten blocks.
  *
  * The cache is divided into pieces with cursors of their own. They have one owner at a time: the translator's lock.
  */
@@ -9,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "memory/backing.h"
 #include "softkvm/translate/codecache.h"
 
 enum { POPULATE_STEP = 1 << 20 };
@@ -25,9 +27,9 @@ int codecache_init(struct codecache *c, uint64_t size, uint64_t split)
 		close(fd);
 		return err;
 	}
-	c->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	c->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-	err = c->rw == MAP_FAILED || c->rx == MAP_FAILED ? -errno : 0;
+	c->rw = backing_map(fd, size, PROT_READ | PROT_WRITE, 0);
+	c->rx = c->rw ? backing_map(fd, size, PROT_READ | PROT_EXEC, 0) : NULL;
+	err = c->rx ? 0 : -errno;
 	close(fd);
 	if (err) {
 		codecache_deinit(c);
@@ -38,18 +40,46 @@ int codecache_init(struct codecache *c, uint64_t size, uint64_t split)
 
 void codecache_deinit(struct codecache *c)
 {
-	if (c->rw && c->rw != MAP_FAILED)
+	if (c->rw)
 		munmap(c->rw, c->size);
-	if (c->rx && c->rx != MAP_FAILED)
+	if (c->rx)
 		munmap(c->rx, c->size);
 	c->rw = c->rx = NULL;
 }
 
 /* Advice only: where the kernel does not know it, pages come by faults. */
-static void populate(struct codecache *c, uint64_t from, uint64_t len)
+static void populate_small(struct codecache *c, uint64_t from, uint64_t len)
 {
 	madvise(c->rw + from, len, MADV_POPULATE_WRITE);
 	madvise(c->rx + from, len, MADV_POPULATE_READ);
+}
+
+static bool is_huge(struct codecache *c, uint64_t chunk)
+{
+	uint64_t bit = 1ull << chunk % 64;
+
+	if (c->huge[chunk / 64] & bit)
+		return true;
+	if (c->small_only || (chunk + 1) * HUGE_PAGE > c->size)
+		return false;
+	if (!backing_make_huge(c->rw + chunk * HUGE_PAGE)) {
+		c->small_only = true;
+		return false;
+	}
+	madvise(c->rx + chunk * HUGE_PAGE, HUGE_PAGE, MADV_POPULATE_READ);
+	c->huge[chunk / 64] |= bit;
+	return true;
+}
+
+static void populate(struct codecache *c, uint64_t from, uint64_t len)
+{
+	for (uint64_t end = from + len, next; from < end; from = next) {
+		next = (from / HUGE_PAGE + 1) * HUGE_PAGE;
+		if (next > end)
+			next = end;
+		if (!is_huge(c, from / HUGE_PAGE))
+			populate_small(c, from, next - from);
+	}
 }
 
 static void make_ready(struct codecache *c, uint64_t *ready, uint64_t need, uint64_t end)

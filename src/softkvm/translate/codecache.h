@@ -10,9 +10,13 @@
 #include <stdint.h>
 #include "softkvm/translate/emit.h"
 
+enum { CODECACHE_MOST = 1 << 30 };
+
 struct codecache {
 	uint8_t *rw, *rx;
-	uint64_t size, split; /* hot code below split, cold code from there on */
+	uint64_t size, split;		      /* hot code below split, cold code from there on */
+	uint64_t huge[CODECACHE_MOST >> 21 >> 6]; /* a bit for every 2 MiB that are one huge page */
+	bool small_only;		      /* the host refused one */
 };
 
 /* A piece of it, of both kinds. Offsets. */
@@ -24,7 +28,7 @@ struct code_space {
 
 enum { CODECACHE_FIXED = 16 << 10 }; /* bytes of each kind for what is there for ever: the trampolines */
 
-int codecache_init(struct codecache *c, uint64_t size, uint64_t split); /* multiples of the page size; 0/-errno */
+int codecache_init(struct codecache *c, uint64_t size, uint64_t split); /* multiples of the page size, at most CODECACHE_MOST; 0/-errno */
 void codecache_deinit(struct codecache *c);
 /* The fixed piece; piece number `index` of `count` that share the rest. */
 void codecache_fixed(const struct codecache *c, struct code_space *s);

@@ -247,8 +247,8 @@ void exit_indirect(struct xlat *x, int rsp_fix)
 
 	s->rsp_adj = (int16_t)-rsp_fix;
 	emit_mov(e, 4, SCRATCH, ADDR);
-	emit_shift_imm(e, 4, SHIFT_SHL, SCRATCH, 4);
-	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (JUMP_CACHE_ENTRIES - 1) * (int32_t)sizeof(struct jump_cache_entry));
+	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (JUMP_CACHE_ENTRIES - 1) << JUMP_CACHE_DROPPED_BITS);
+	emit_shift_imm(e, 4, SHIFT_SHL, SCRATCH, 4 - JUMP_CACHE_DROPPED_BITS); /* entries have 16 bytes */
 	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_HOT(HOT_JUMP_CACHE)));
 	emit_alu_rm(e, 8, ALU_CMP, ADDR, mem_base(SCRATCH, 0));
 	emit_jcc(e, 5, emit_here(&x->cold));

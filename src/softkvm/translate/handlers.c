@@ -43,7 +43,7 @@ static struct jump_cache_entry *jump_cache_slot(struct vcpu *v, gva_t pc)
 {
 	struct jump_cache_entry *cache = (void *)(uintptr_t)v->engine_hot[HOT_JUMP_CACHE];
 
-	return &cache[(uint32_t)pc & (JUMP_CACHE_ENTRIES - 1)];
+	return &cache[jump_cache_index(pc)];
 }
 
 static gva_t block_va(const struct block *b)
@@ -160,6 +160,8 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 	move_rsp(v, s, -s->rsp_after);
 	if (s->addr_group != NO_GROUP)
 		v->engine_hot[HOT_RESULT] = ((uint64_t *)v->frame)[FRAME_GROUP / 8 + s->addr_group];
+	if (s->held)
+		v->engine_hot[HOT_SCRATCH] = v->gpr[s->held];
 	return host_address(t, s->resume);
 }
 
@@ -408,7 +410,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 	flags_to_vcpu(v);
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
-		return leave(v); /* code on pages that share an entry of the instruction TLB may come by here only */
+		return leave(v); /* that was what `checked` wanted to know */
 	if (!translator_of(v)->want_flush && block_is_current(v, b))
 		return (uintptr_t)b->straight;
 	return enter_remembering(v);

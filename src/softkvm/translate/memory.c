@@ -55,6 +55,7 @@ void sites_finish(struct xlat *x)
 		x->site[k]->resume = (uint32_t)(x->hot.p - x->t->cache.rw);
 		x->site[k]->rsp_after = x->rsp_adj;
 		x->site[k]->addr_group = x->addr_group;
+		x->site[k]->held = (uint8_t)slot_held(x);
 		/*
 		 * Nothing to resume at; or a group that a later access of the instruction leads, whose HVA nobody would have
 		 * kept if the interpreter executed the whole instruction.

@@ -258,7 +258,7 @@ static bool assign(struct xlat *x, struct plan *p, enum field f)
 	if (p->host[f] == H_NONE)
 		return false;
 	if (!loaded && value_matters(p, guest))
-		emit_load(&x->hot, 8, p->host[f], mem_base(ENV, ENV_GPR(guest)));
+		slot_load(x, p->host[f], guest);
 	return true;
 }
 
@@ -280,7 +280,7 @@ static void write_back(struct xlat *x, const struct plan *p)
 		if (p->high_byte && home == RCX)
 			emit_mov(&x->hot, 8, GUEST_RCX, H_RCX);
 		else if (host_register[home] == H_NONE)
-			emit_store(&x->hot, 8, mem_base(ENV, ENV_GPR(home)), p->host[f]);
+			slot_store(x, home, p->host[f]);
 	}
 	if (p->implicit_rcx_write)
 		emit_mov(&x->hot, 8, GUEST_RCX, H_RCX);

@@ -3,6 +3,9 @@
  * Where guest registers live. R8-R11, the least used, stay in the vCPU; RCX and RSP moved to make room for the
  * scratch register that shifts and JRCXZ need and for the translator's own stack.
  *
+ * What has just been stored into the vCPU from the scratch register is not loaded from there again: `held`. Who comes back
+ * there from C finds it in the scratch register, too (`site.held`).
+ *
  * Guest RSP is lazy: pushes and pops only count `rsp_adj`; it is added to r11 once, where someone else looks.
  */
 #include "softkvm/translate/translate.h"
@@ -12,13 +15,32 @@ const uint8_t host_register[16] = {
 	H_R12, H_R13, H_R14, H_R15
 };
 
+void slot_load(struct xlat *x, unsigned host, unsigned guest)
+{
+	if (host == SCRATCH && slot_held(x) == guest)
+		return;
+	emit_load(&x->hot, 8, host, mem_base(ENV, ENV_GPR(guest)));
+}
+
+void slot_store(struct xlat *x, unsigned guest, unsigned host)
+{
+	emit_store(&x->hot, 8, mem_base(ENV, ENV_GPR(guest)), host);
+	x->held_at = host == SCRATCH ? x->hot.p : NULL;
+	x->held = (uint8_t)guest;
+}
+
+unsigned slot_held(const struct xlat *x)
+{
+	return x->held_at == x->hot.p ? x->held : 0;
+}
+
 unsigned reg_read(struct xlat *x, unsigned guest, unsigned scratch)
 {
 	if (guest == RSP)
 		rsp_commit(x);
 	if (host_register[guest] != H_NONE)
 		return host_register[guest];
-	emit_load(&x->hot, 8, scratch, mem_base(ENV, ENV_GPR(guest)));
+	slot_load(x, scratch, guest);
 	if (scratch == ADDR)
 		x->addr_group = NO_GROUP;
 	return scratch;
@@ -31,7 +53,7 @@ void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest)
 	if (guest == RSP && x->rsp_adj)
 		emit_lea(&x->hot, size, host, mem_base(GUEST_RSP, x->rsp_adj));
 	else if (host_register[guest] == H_NONE)
-		emit_load(&x->hot, size, host, mem_base(ENV, ENV_GPR(guest)));
+		slot_load(x, host, guest);
 	else if (host_register[guest] != host || size == 4)
 		emit_mov(&x->hot, size, host, host_register[guest]);
 }
@@ -41,7 +63,7 @@ void reg_store(struct xlat *x, unsigned guest, unsigned host)
 	if (guest == RSP)
 		x->rsp_adj = 0;
 	if (host_register[guest] == H_NONE)
-		emit_store(&x->hot, 8, mem_base(ENV, ENV_GPR(guest)), host);
+		slot_store(x, guest, host);
 	else if (host_register[guest] != host)
 		emit_mov(&x->hot, 8, host_register[guest], host);
 }

@@ -5,7 +5,7 @@
  *
  * A trampoline is jumped to with the site's arena offset in ecx and, where there is one, an address in r9. It puts the
  * guest's registers into the vCPU, calls its handler and continues at the host address that the handler returns,
- * with registers, flags and r9 (HOT_RESULT) loaded again. Vector registers are left alone: handlers do not use them.
+ * with registers, flags, r9 (HOT_RESULT) and rcx (HOT_SCRATCH) loaded again. Vector registers are left alone: handlers do not use them.
  */
 #include "softkvm/translate/translate.h"
 
@@ -24,6 +24,7 @@ static void load_registers(struct emit *e)
 	for (unsigned k = 0; k < sizeof(in_host); k++)
 		emit_load(e, 8, host_register[in_host[k]], mem_base(ENV, ENV_GPR(in_host[k])));
 	emit_load(e, 8, ADDR, mem_base(ENV, ENV_HOT(HOT_RESULT)));
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_SCRATCH)));
 	emit_jmp_mem(e, mem_base(H_RSP, FRAME_TARGET));
 }
 

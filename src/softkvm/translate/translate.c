@@ -6,8 +6,13 @@
 #include "softkvm/translate/translate.h"
 #include "softkvm/translate/verify.h"
 
-/* Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which can be patched. */
-static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
+enum { CHECK_SIZE = 20, FLAGS_LOAD_SIZE = 14 }; /* bytes of the checked entry's comparison, and of emit_flags_load() */
+
+/*
+ * Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which can be patched. `pad`
+ * prefixes make the jump longer.
+ */
+static uint32_t emit_view_check(struct xlat *x, const struct code_view *w, unsigned pad)
 {
 	struct emit *e = &x->hot;
 	uint32_t id_at;
@@ -18,6 +23,8 @@ static uint32_t emit_view_check(struct xlat *x, const struct code_view *w)
 	emit_u32(e, itlb_slot(w->va) * 4);
 	id_at = (uint32_t)(e->p - x->t->cache.rw);
 	emit_u32(e, w->id);
+	while (pad--)
+		emit_u8(e, 0x2e);
 	emit_jcc(e, 5, emit_here(&x->cold));
 	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, x->block));
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_ENTRY]);
@@ -33,43 +40,48 @@ static void straight_saves(struct xlat *x)
 	emit_jmp(&x->cold, x->block->saved);
 }
 
+/* An instruction that crosses the page: all entries check both views. */
+static void emit_crossing_entries(struct xlat *x)
+{
+	struct emit *e = &x->hot;
+	struct block *b = x->block;
+
+	emit_align(e, 16, 2);
+	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
+	b->straight = emit_here(e);
+	emit_flags_store(e);
+	emit_align(e, 4, 2);
+	b->checked = b->saved = emit_here(e);
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
+	b->id_at = emit_view_check(x, x->view, 0);
+	emit_view_check(x, b->view2, 0);
+	emit_flags_load(e);
+}
+
 /*
- * The checked entry. Flags are in saved_flags here, so comparing is free. Killing the block replaces
- * the id in one store.
+ * The checked entry. Flags are in saved_flags here, so comparing is free. Killing the block replaces the id in one
+ * store. The sizes make what follows aligned, and the id lie in one quadword, without instructions that do nothing.
  */
 static void emit_entries(struct xlat *x, bool saved)
 {
 	struct emit *e = &x->hot;
 	struct block *b = x->block;
+	bool loads = b->flags_in && !saved;
+	unsigned pad = loads ? 0 : 2;
 
-	emit_align(e, 16, b->flags_in && !saved ? 14 : 2); /* leaves `straight` nearly aligned */
+	emit_align(e, 16, CHECK_SIZE + pad + (loads ? FLAGS_LOAD_SIZE : 0));
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->straight = emit_here(e);
-	if (b->view2) {
-		emit_flags_store(e);
-		emit_align(e, 4, 2);
-	}
-	b->checked = b->saved = emit_here(e);
-	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(itlb)));
-	b->id_at = emit_view_check(x, x->view);
-	if (b->view2)
-		emit_view_check(x, b->view2);
-	emit_alu_mem_imm(e, 8, ALU_CMP, mem_base(ENV, ENV_OFF(cont)), 0);
-	emit_jcc(e, 4, emit_here(&x->cold));
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, b));
-	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
+	b->checked = emit_here(e);
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
+	b->id_at = emit_view_check(x, x->view, pad);
 	if (saved) {
-		emit_align(e, 16, 0);
 		straight_saves(x);
 		return;
 	}
-	if (!b->view2)
-		b->saved = emit_here(e);
-	if (b->flags_in || b->view2)
+	b->saved = emit_here(e);
+	if (loads)
 		emit_flags_load(e);
-	emit_align(e, 16, 0);
-	if (!b->view2)
-		b->straight = emit_here(e);
+	b->straight = emit_here(e);
 }
 
 static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline which)
@@ -157,7 +169,10 @@ bool translate_block(struct xlat *x)
 
 	groups_find(x);
 	saved = flags_pass_through(x);
-	emit_entries(x, saved);
+	if (x->block->view2)
+		emit_crossing_entries(x);
+	else
+		emit_entries(x, saved);
 	x->loop_head = NULL;
 	if (x->stream_count) {
 		streams_clear(x);
@@ -168,6 +183,7 @@ bool translate_block(struct xlat *x)
 	x->flags_saved = saved;
 	x->rsp_adj = 0;
 	x->addr_group = NO_GROUP;
+	x->held_at = NULL;
 	x->block->insns = (uint16_t)x->count;
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];

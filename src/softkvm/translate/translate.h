@@ -16,7 +16,7 @@
  *	memory                            guest R8-R11, in vcpu.gpr
  *
  * A block has three entries, in this order in memory:
- *	checked   from anywhere: polls for attention and checks that the block's page is still mapped where it was
+ *	checked   from anywhere: asks, by one comparison, whether the vCPU may go on and the block's page is still mapped where it was
  *	saved     flags are in saved_flags; loads them if the block needs them
  *	straight  flags are in the host's flags
  *
@@ -40,7 +40,7 @@ enum { ENV = H_R8, SCRATCH = H_RCX, ADDR = H_R9, GUEST_RCX = H_R10, GUEST_RSP = 
 #define ENV_OFF(field) ((int32_t)offsetof(struct vcpu, field) - ENV_BIAS)
 
 /* vcpu.engine_hot[] */
-enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */, HOT_RESULT, HOT_SPARE };
+enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */, HOT_RESULT, HOT_SPARE, HOT_SCRATCH };
 #define ENV_HOT(n) (ENV_OFF(engine_hot) + 8 * (int32_t)(n))
 #define ENV_GPR(r) (ENV_OFF(gpr) + 8 * (int32_t)(r))
 
@@ -112,6 +112,7 @@ struct site {
 	int16_t rsp_adj;	/* guest RSP is r11 + this before the instruction, */
 	int16_t rsp_after;	/* and after it */
 	uint16_t size;		/* of the access or the group's extent */
+	uint8_t held;		/* guest register that SCRATCH holds afterwards; 0: none */
 	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
 	uint16_t own_offset;
 	bool own_write, is_write, is_stack;
@@ -164,7 +165,12 @@ struct jump_cache_entry {
 	gva_t pc;
 	uint8_t *code; /* checked entry */
 };
-enum { JUMP_CACHE_ENTRIES = 1 << 16 };
+/* By address without its lowest two bits: targets that are near each other share a cache line. */
+enum { JUMP_CACHE_ENTRIES = 1 << 15, JUMP_CACHE_DROPPED_BITS = 2 };
+static inline uint32_t jump_cache_index(gva_t pc)
+{
+	return (uint32_t)pc >> JUMP_CACHE_DROPPED_BITS & (JUMP_CACHE_ENTRIES - 1);
+}
 
 enum { TRANSLATE_MAX_INSNS = 64, VIEW_HASH = 1 << 12, EXACT_HASH = 1 << 13, VIEW_POOL = 1 << 15, UNGROUPED_BITS = 1 << 16 };
 
@@ -269,6 +275,8 @@ struct xlat {
 	unsigned access_count, group_count, stream_count;
 	const uint8_t *loop_head;	 /* the block is a loop of itself and goes back here; else NULL */
 	uint8_t addr_group;		 /* group whose HVA is in r9 now */
+	const uint8_t *held_at;		 /* at this place of the hot code guest register `held` is in SCRATCH, too */
+	uint8_t held;
 	struct fault_entry fault[TRANSLATE_MAX_INSNS];
 	unsigned faults;
 	struct site *site[4];		 /* of this instruction: they resume at its end */
@@ -425,6 +433,10 @@ extern const uint8_t host_register[16]; /* H_NONE: in memory */
 unsigned reg_read(struct xlat *x, unsigned guest, unsigned scratch); /* host register holding it now */
 void reg_load(struct xlat *x, unsigned size, unsigned host, unsigned guest); /* copy it (4: zero-extends) */
 void reg_store(struct xlat *x, unsigned guest, unsigned host);
+/* Of a guest register that lives in the vCPU. */
+void slot_load(struct xlat *x, unsigned host, unsigned guest);
+void slot_store(struct xlat *x, unsigned guest, unsigned host);
+unsigned slot_held(const struct xlat *x); /* which of them SCRATCH holds, too, at this place of the hot code; 0: none */
 void rsp_commit(struct xlat *x); /* apply the pending change of guest RSP */
 
 /* --- segmented.c: FLAVOUR_SEGMENTED --- */

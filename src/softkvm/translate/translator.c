@@ -9,8 +9,8 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
+#include "memory/backing.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/event.h"
 #include "softkvm/interpret/io.h"
@@ -18,14 +18,15 @@
 #include "softkvm/translate/fault.h"
 #include "softkvm/translate/translate.h"
 
+enum { JUMP_CACHE_SIZE = JUMP_CACHE_ENTRIES * sizeof(struct jump_cache_entry) };
 /* Of code, in KiB; descriptions take a little more. Together the most that a VM's translations take. */
-enum { CACHE_DEFAULT = 36 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = 1 << 20 };
+enum { CACHE_DEFAULT = 36 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
 
 /* --- memory --- */
 
 void arena_populate(struct translator *t, uint64_t from, uint64_t len)
 {
-	madvise(t->arena.base + from, len, MADV_POPULATE_WRITE);
+	backing_populate(t->arena.base + from, len);
 }
 
 /* GUISE_CODE_CACHE in the environment: how many KiB of translated code to keep. */
@@ -43,14 +44,6 @@ static uint64_t order_size(const struct translator *t)
 	return t->arena.size / sizeof(struct block) * sizeof(struct block *);
 }
 
-/* Zeroed, and backed when touched. */
-static void *reserve(uint64_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 /* Two thirds hot code, one third cold: the proportion in which kernels and programs fill them. */
 static int memory_new(struct translator *t)
 {
@@ -60,27 +53,21 @@ static int memory_new(struct translator *t)
 	if (err)
 		return err;
 	t->arena.size = (size + size / 8) & ~4095ull;
-	t->arena.base = reserve(t->arena.size);
-	t->order = reserve(order_size(t));
-	t->view_pool = reserve(VIEW_POOL * sizeof(*t->view_pool));
+	t->arena.base = backing_new(t->arena.size);
+	t->order = backing_new(order_size(t));
+	t->view_pool = backing_new(VIEW_POOL * sizeof(*t->view_pool));
 	if (!t->arena.base || !t->order || !t->view_pool)
 		return -ENOMEM;
 	regions_init(t);
 	return 0;
 }
 
-static void release(void *p, uint64_t size)
-{
-	if (p)
-		munmap(p, size);
-}
-
 static void memory_free(struct translator *t)
 {
 	codecache_deinit(&t->cache);
-	release(t->arena.base, t->arena.size);
-	release(t->order, order_size(t));
-	release(t->view_pool, VIEW_POOL * sizeof(*t->view_pool));
+	backing_free(t->arena.base, t->arena.size);
+	backing_free(t->order, order_size(t));
+	backing_free(t->view_pool, VIEW_POOL * sizeof(*t->view_pool));
 }
 
 /* --- the lock --- */
@@ -167,10 +154,10 @@ bool engine_can_translate(const struct vcpu *v)
 
 /* --- flushing everything --- */
 
-/* pc 1 in slot 0, 0 elsewhere: addresses that never index there. */
+/* 0 but in entry 0: an address that never indexes there. */
 void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index)
 {
-	cache[index] = (struct jump_cache_entry){ .pc = index == 0 };
+	cache[index] = (struct jump_cache_entry){ .pc = index ? 0 : 1 << JUMP_CACHE_DROPPED_BITS };
 }
 
 static void jump_cache_clear(struct vcpu *v)
@@ -194,7 +181,7 @@ static void wait_until_outside(struct vcpu *self, struct vcpu *other)
 	if (!vt || other == self)
 		return;
 	for (unsigned spins = 1; atomic_load(&vt->inside) && atomic_load(&other->run_state) == VCPU_RUNNING; spins++) {
-		atomic_store(&other->cont, 0);
+		vcpu_call_out(other);
 		serve(self);
 		wait_a_little(spins);
 	}
@@ -380,7 +367,7 @@ static void translate_vcpu_deinit(struct vcpu *v)
 	struct vcpu_translator *vt = (void *)v->translator;
 
 	if (vt)
-		free(vt->jump_cache);
+		backing_free(vt->jump_cache, JUMP_CACHE_SIZE);
 	free(vt);
 	v->translator = NULL;
 	engine_interpret.vcpu_deinit(v);
@@ -393,7 +380,7 @@ static int translate_vcpu_init(struct vcpu *v)
 
 	v->translator = (void *)vt;
 	if (vt)
-		vt->jump_cache = aligned_alloc(64, JUMP_CACHE_ENTRIES * sizeof(*vt->jump_cache));
+		vt->jump_cache = backing_new(JUMP_CACHE_SIZE);
 	if (err || !vt || !vt->jump_cache) {
 		translate_vcpu_deinit(v);
 		return err ? err : -ENOMEM;
@@ -412,7 +399,7 @@ static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
 	blocks_invalidate(vm, fault_thread_vcpu(), gpa, len);
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k] && __atomic_load_n(&vm->vcpu[k]->mode, __ATOMIC_RELAXED) != MODE_64)
-			atomic_store(&vm->vcpu[k]->cont, 0);
+			vcpu_call_out(vm->vcpu[k]);
 }
 
 const struct engine engine_translate = {
