@@ -57,6 +57,12 @@ static inline void put_be32(void *p, uint32_t v)
 	put_le32(p, __builtin_bswap32(v));
 }
 
+/* As memcpy(), but certain to use no vector register. */
+static inline void copy_bytes(void *to, const void *from, uint64_t count)
+{
+	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+}
+
 static inline uint64_t align_up(uint64_t v, uint64_t power_of_two)
 {
 	return (v + power_of_two - 1) & ~(power_of_two - 1);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "harness.h"
 #include "softkvm/fpu.h"
 #include "softkvm/translate/translate.h"
@@ -27,7 +28,7 @@ static unsigned programs = 3000;
 static enum insn_mode mode; /* of the programs */
 
 enum { PAGE_WRITABLE, PAGE_READONLY, PAGE_MISSING };
-enum { PAGE_TABLE = 0x40000, DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 2 };
+enum { PAGE_TABLE = 0x40000, DATA_SIZE = 0x6000, VECTOR_STATE = 832, MAX_PROGRAM = 1500, REPEATS = 3 };
 
 struct program {
 	uint8_t code[MAX_PROGRAM];
@@ -262,8 +263,25 @@ static void map_data(struct harness *h, const struct program *p)
 	mmu_flush_all(h->v);
 }
 
-static void load(struct harness *h, const struct program *p)
+/* Where a 64-bit program's code runs: where it lies, or at addresses that lead there, too. At the second a block is copied. */
+#define ALIAS (1ull << 45)
+static uint64_t base_of_run(unsigned run)
 {
+	return mode == MODE_64 ? run % 3 * ALIAS : 0;
+}
+
+static void map_aliases(struct harness *h)
+{
+	uint64_t pml4e;
+
+	memcpy(&pml4e, h->ram + HARNESS_TABLES, 8);
+	for (unsigned k = 1; k < 256; k++)
+		memcpy(h->ram + HARNESS_TABLES + 8 * k, &pml4e, 8);
+}
+
+static void load(struct harness *h, const struct program *p, uint64_t base)
+{
+	map_aliases(h);
 	map_data(h, p);
 	memcpy(h->v->gpr, p->gpr, sizeof(p->gpr));
 	h->v->rflags = p->rflags;
@@ -273,7 +291,7 @@ static void load(struct harness *h, const struct program *p)
 		h->v->seg[SEG_GS].attr = (uint16_t)p->gs_attr;
 		h->v->seg[SEG_GS].base = 0xffffff80;
 	}
-	h->v->rip = HARNESS_CODE;
+	h->v->rip = base + HARNESS_CODE;
 	memcpy(h->ram + HARNESS_DATA, p->data, DATA_SIZE);
 	fpu_reset(h->v);
 	memcpy(h->v->fpu->area, p->vectors, VECTOR_STATE);
@@ -333,7 +351,7 @@ static bool differ(const struct program *p, int ra, int rb)
 			printf("gpr %u: %lx, %lx (was %lx)\n", k, a.v->gpr[k], b.v->gpr[k], p->gpr[k]);
 			bad = true;
 		}
-	if (a.v->rip == HARNESS_CODE + p->size - 2 && a.v->rflags != b.v->rflags) {
+	if (a.v->rip % ALIAS == HARNESS_CODE + p->size - 2 && a.v->rflags != b.v->rflags) {
 		printf("rflags %lx, %lx (was %lx)\n", a.v->rflags, b.v->rflags, p->rflags);
 		bad = true;
 	}
@@ -379,8 +397,8 @@ static void run_programs(enum insn_mode which)
 		harness_code(&a, p.code, p.size);
 		harness_code(&b, p.code, p.size);
 		for (unsigned k = 0; k < REPEATS; k++) {
-			load(&a, &p);
-			load(&b, &p);
+			load(&a, &p, base_of_run(k));
+			load(&b, &p, base_of_run(k));
 			ra = harness_run_to_halt(&a);
 			rb = harness_run_to_halt(&b);
 			if (differ(&p, ra, rb)) {
@@ -395,6 +413,52 @@ static void run_programs(enum insn_mode which)
 static void test_random_programs(void **state)
 {
 	run_programs(MODE_64);
+	assert_true(translator_of(b.v)->copies > programs / 2);
+}
+
+/* call to the next instruction; pop rax; lea rbx,[rip]; mov rcx,[rip to the data]; call to another page, which returns; hlt */
+static const uint8_t relative_code[] = { 0xe8, 0, 0, 0, 0, 0x58, 0x48, 0x8d, 0x1d, 0, 0, 0, 0, 0x48, 0x8b, 0x0d, 0xec, 0xff, 0, 0,
+					 0xe8, 0xe7, 0x0f, 0, 0, 0xf4 };
+
+static void run_relative_code(uint64_t base, uint64_t data)
+{
+	const uint64_t code = base + HARNESS_CODE;
+
+	b.v->gpr[RSP] = HARNESS_STACK;
+	b.v->rip = code;
+	assert_int_equal(harness_run_to_halt(&b), HARNESS_OK);
+	assert_int_equal(b.v->gpr[RAX], code + 5);
+	assert_int_equal(b.v->gpr[RBX], code + 13);
+	assert_int_equal(b.v->gpr[RCX], data);
+	assert_int_equal(b.v->gpr[RDX], 1);
+	assert_int_equal(b.v->rip, code + sizeof(relative_code));
+	b.v->gpr[RDX] = 0;
+}
+
+/* Blocks with addresses in them, copied to many places, linked there, and gone when their bytes change. */
+static void test_copies(void **state)
+{
+	const uint8_t function[] = { 0xff, 0xc2, 0xc3 }, change[] = { 0x33, 0xdb }; /* inc edx; ret. xor ebx,ebx for lea's first bytes */
+	uint64_t copies;
+
+	mode = MODE_64;
+	assert_int_equal(set_up(), 0);
+	map_aliases(&b);
+	put_le64(b.ram + HARNESS_DATA, 0x1234567890);
+	memcpy(b.ram + HARNESS_CODE + 0x1000, function, sizeof(function));
+	harness_code(&b, relative_code, sizeof(relative_code));
+	for (unsigned round = 0; round < 2; round++)
+		for (unsigned k = 1; k < 256; k++)
+			run_relative_code(k * (ALIAS >> 6), 0x1234567890);
+	copies = translator_of(b.v)->copies;
+	assert_true(copies > 250);
+	memcpy(b.ram + HARNESS_CODE + 6, change, sizeof(change));
+	memset(b.ram + HARNESS_CODE + 8, 0x90, 5);
+	code_written(&b.vm, HARNESS_CODE + 6, 7);
+	b.v->gpr[RSP] = HARNESS_STACK;
+	b.v->rip = 2 * ALIAS + HARNESS_CODE;
+	assert_int_equal(harness_run_to_halt(&b), HARNESS_OK);
+	assert_int_equal(b.v->gpr[RBX], 0);
 }
 
 static void test_random_programs_32(void **state)
@@ -416,6 +480,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_random_programs, tear_down),
 		cmocka_unit_test_teardown(test_random_programs_32, tear_down),
+		cmocka_unit_test_teardown(test_copies, tear_down),
 	};
 
 	if (argc > 1)

@@ -13,6 +13,7 @@
  * The vector state may be live here (the translator's helpers): it is put to rest before code outside the
  * engine runs.
  */
+#include "base/bytes.h"
 #include "softkvm/lockstep.h"
 #include "softkvm/interpret/io.h"
 #include "softkvm/api/iobus.h"
@@ -33,12 +34,6 @@ static void rest_vector_state(struct vcpu *v)
 {
 	if (v->fpu_live)
 		fpu_leave(v);
-}
-
-static void copy_bytes(void *to, const void *from, unsigned size)
-{
-	for (unsigned k = 0; k < size; k++)
-		((uint8_t *)to)[k] = ((const uint8_t *)from)[k];
 }
 
 /* Answer an access from the fragments if the user has completed it already. */

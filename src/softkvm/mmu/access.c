@@ -6,6 +6,7 @@
  * A write that crosses a page proves both pages before it stores anything. Accesses to no RAM go to interpret/io.c,
  * which may leave for the user and have the instruction executed again.
  */
+#include "base/bytes.h"
 #include "softkvm/mmu/tlb.h"
 
 #include "softkvm/io.h"
@@ -138,11 +139,6 @@ static inline void store(void *p, unsigned size, uint64_t value)
 	default:
 		__atomic_store_n((uint64_t *)p, value, __ATOMIC_RELAXED);
 	}
-}
-
-static inline void copy_bytes(void *to, const void *from, uint64_t count)
-{
-	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
 }
 
 static void target_read(struct vcpu *v, const struct target *t, uint8_t *buf, unsigned len)

@@ -128,6 +128,24 @@ static void order_add(struct region *r, struct block *b)
 	atomic_store_explicit(&r->order_count, n + 1, memory_order_release); /* pairs with block_by_code() */
 }
 
+/* The block is whole: let it be found. */
+static void publish(struct translator *t, struct block *b, struct code_view *second)
+{
+	struct code_view *w = b->view;
+
+	order_add(t->filling, b);
+	w->refs++;
+	b->next = *block_bucket(w, b->offset);
+	*block_bucket(w, b->offset) = b;
+	if (second) {
+		second->refs++;
+		b->crossing_next = second->crossing;
+		second->crossing = b;
+	}
+	t->blocks++;
+	atomic_fetch_add_explicit(&t->published, 1, memory_order_release); /* pairs with named() in handlers.c */
+}
+
 /* NULL: no room (*full), or the first instruction needs the interpreter: it is none, or more than there ever is room for. */
 static struct block *block_make(struct vcpu *v, struct translator *t, struct code_view *w, struct code_view *second,
 				unsigned offset, bool plain, bool *full)
@@ -154,20 +172,33 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 		return NULL;
 	liveness_compute(&x);
 	codecache_begin(&t->cache, &t->filling->space, &x.hot, &x.cold, BLOCK_ROOM);
+	copy_prepare(t, &x);
 	if (!translate_block(&x))
 		return NULL;
 	codecache_commit(&t->cache, &t->filling->space, &x.hot, &x.cold);
-	order_add(t->filling, b);
-	w->refs++;
-	b->next = *block_bucket(w, offset);
-	*block_bucket(w, offset) = b;
-	if (second) {
-		second->refs++;
-		b->crossing_next = second->crossing;
-		second->crossing = b;
+	copy_note(t, &x);
+	publish(t, b, second);
+	return b;
+}
+
+/* The same bytes of the same page as the same kind of code may have been translated for another linear address. */
+static struct block *copy_made_elsewhere(struct vcpu *v, struct translator *t, struct code_view *w, unsigned offset, bool plain, bool *full)
+{
+	struct block *b = NULL;
+
+	if (!copy_is_possible(t, w))
+		return NULL;
+	for (const struct code_view *other = *view_bucket(t, w->gpa); other && !b; other = other->hash_next)
+		if (other != w && other->gpa == w->gpa && other->hva == w->hva && other->flavour == w->flavour && copy_is_possible(t, other))
+			b = block_find((struct code_view *)other, NULL, offset, plain);
+	if (!b || !b->reloc_count)
+		return NULL;
+	*full = !region_fill(t, w, offset);
+	b = *full ? NULL : block_copy(v, t, b, w);
+	if (b) {
+		publish(t, b, NULL);
+		t->copies++;
 	}
-	t->blocks++;
-	atomic_fetch_add_explicit(&t->published, 1, memory_order_release); /* pairs with named() in handlers.c */
 	return b;
 }
 
@@ -194,6 +225,8 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned
 
 	if (w && (w2 || !second)) {
 		b = block_find(w, w2, offset, plain);
+		if (!b && !w2)
+			b = copy_made_elsewhere(v, t, w, offset, plain, &full);
 		if (!b)
 			b = block_make(v, t, w, w2, offset, plain, &full);
 	}
@@ -290,43 +323,52 @@ static void patch_rel32(struct translator *t, uint32_t at, const uint8_t *target
 	patch32(t, at, (uint32_t)(target - (t->cache.rx + at + 4)));
 }
 
+static uint32_t entry_of(const struct block *b, enum link_entry entry)
+{
+	return entry == LINK_STRAIGHT ? b->straight : entry == LINK_SAVED ? b->saved : b->checked;
+}
+
 void block_link(struct translator *t, struct link *l, struct block *to)
 {
-	bool same_view = l->from->view == to->view;
+	const struct block *from = arena_at(t, l->from);
 
-	if (l->to || l->from->dead || to->dead)
+	if (l->to || from->dead || to->dead)
 		return;
-	if (l->entry != LINK_CHECKED && !same_view)
+	if (l->entry != LINK_CHECKED && from->view != to->view)
 		return;
-	l->to = to;
+	l->to = arena_offset(t, to);
 	l->in_next = to->in;
-	l->in_at = &to->in;
-	if (to->in)
-		to->in->in_at = &l->in_next;
-	to->in = l;
-	patch_rel32(t, l->rel32, l->entry == LINK_STRAIGHT ? to->straight : l->entry == LINK_SAVED ? to->saved : to->checked);
+	l->in_prev = 0;
+	to->in = arena_offset(t, l);
+	if (l->in_next)
+		link_at(t, l->in_next)->in_prev = to->in;
+	patch_rel32(t, l->rel32, t->cache.rx + entry_of(to, l->entry));
 	t->links++;
 }
 
-void link_cut(struct link *l)
+void link_cut(struct translator *t, struct link *l)
 {
 	if (!l->to)
 		return;
-	*l->in_at = l->in_next;
+	if (l->in_prev)
+		link_at(t, l->in_prev)->in_next = l->in_next;
+	else
+		((struct block *)arena_at(t, l->to))->in = l->in_next;
 	if (l->in_next)
-		l->in_next->in_at = l->in_at;
-	l->to = NULL;
+		link_at(t, l->in_next)->in_prev = l->in_prev;
+	l->to = 0;
 }
 
 static void unlink_incoming(struct translator *t, struct block *b)
 {
-	for (struct link *l = b->in, *next; l; l = next) {
+	uint32_t next;
+
+	for (struct link *l = link_at(t, b->in); l; l = link_at(t, next)) {
 		next = l->in_next;
-		l->to = NULL;
-		l->in_next = NULL;
+		l->to = l->in_next = l->in_prev = 0;
 		patch_rel32(t, l->rel32, t->cache.rx + l->stub);
 	}
-	b->in = NULL;
+	b->in = 0;
 }
 
 /* --- killing --- */

@@ -118,17 +118,17 @@ static uint64_t aligned(uint64_t at)
 
 bool codecache_has_room(const struct code_space *s, unsigned room)
 {
-	return aligned(s->hot) + room <= s->hot_end && s->cold + room <= s->cold_end;
+	return aligned(s->hot) + room <= s->hot_end && aligned(s->cold) + room <= s->cold_end;
 }
 
 void codecache_begin(struct codecache *c, struct code_space *s, struct emit *hot, struct emit *cold, unsigned room)
 {
-	uint64_t start = aligned(s->hot);
+	uint64_t start = aligned(s->hot), cold_start = (s->cold + 7) & ~7ull;
 
 	make_ready(c, &s->hot_ready, start + room, s->hot_end);
-	make_ready(c, &s->cold_ready, s->cold + room, s->cold_end);
-	*hot = (struct emit){ c->rw + start, c->rw + start + room, c->rx - c->rw, false };
-	*cold = (struct emit){ c->rw + s->cold, c->rw + s->cold + room, c->rx - c->rw, false };
+	make_ready(c, &s->cold_ready, cold_start + room, s->cold_end);
+	*hot = (struct emit){ c->rw + start, c->rw + start + room, c->rx - c->rw, false, NULL };
+	*cold = (struct emit){ c->rw + cold_start, c->rw + cold_start + room, c->rx - c->rw, false, NULL };
 }
 
 void codecache_commit(const struct codecache *c, struct code_space *s, const struct emit *hot, const struct emit *cold)

@@ -35,7 +35,7 @@ void codecache_fixed(const struct codecache *c, struct code_space *s);
 void codecache_slice(const struct codecache *c, unsigned index, unsigned count, struct code_space *s);
 /* Is there room for a block of at most `room` bytes of each kind? */
 bool codecache_has_room(const struct code_space *s, unsigned room);
-/* Cursors for one, which may fill `room` bytes. */
+/* Cursors for one, which may fill `room` bytes: hot code from a multiple of 16 on, cold code of 8. */
 void codecache_begin(struct codecache *c, struct code_space *s, struct emit *hot, struct emit *cold, unsigned room);
 void codecache_commit(const struct codecache *c, struct code_space *s, const struct emit *hot, const struct emit *cold);
 /* All of the piece becomes free. Nobody may be inside it. */

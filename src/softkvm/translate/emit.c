@@ -227,8 +227,47 @@ void emit_shift_imm(struct emit *e, unsigned size, unsigned op, unsigned rm, uns
 	emit_u8(e, (uint8_t)count);
 }
 
+static void log_reloc(struct reloc_log *log, uint32_t at, enum reloc_kind kind, bool cold)
+{
+	if (log->count == RELOC_MOST || at > UINT16_MAX)
+		log->incomplete = true;
+	else
+		log->reloc[log->count++] = (struct reloc){ (uint16_t)at, (uint8_t)kind, cold };
+}
+
+static unsigned piece_of(const struct reloc_log *log, const uint8_t *rx)
+{
+	unsigned k = 0;
+
+	while (k < PIECES && (uintptr_t)rx - (uintptr_t)log->piece[k] >= log->room)
+		k++;
+	return k;
+}
+
+void emit_reloc(struct reloc_log *log, const uint8_t *at, enum reloc_kind kind)
+{
+	unsigned piece = log ? piece_of(log, at) : PIECES;
+
+	if (piece < PIECES)
+		log_reloc(log, (uint32_t)(at - log->piece[piece]), kind, piece == 1);
+}
+
+/* In the arena. */
+void emit_reloc_site(struct reloc_log *log, uint32_t distance)
+{
+	log_reloc(log, distance / 8, RELOC_SITE, false);
+}
+
+/* A rel32 at an executable address. */
+static void log_rel32(struct reloc_log *log, const uint8_t *at, const uint8_t *target)
+{
+	if (log && piece_of(log, at) != piece_of(log, target))
+		emit_reloc(log, at, RELOC_TO_HOT + piece_of(log, target));
+}
+
 static void emit_rel32(struct emit *e, const void *target)
 {
+	log_rel32(e->log, emit_here(e), target);
 	emit_u32(e, (uint32_t)((const uint8_t *)target - (emit_here(e) + 4)));
 }
 
@@ -282,6 +321,7 @@ void emit_patch32(const struct emit *e, uint8_t *rel32, const void *target)
 {
 	int32_t rel = (int32_t)((const uint8_t *)target - (rel32 + e->rx + 4));
 
+	log_rel32(e->log, rel32 + e->rx, target);
 	if (!e->overflow)
 		__builtin_memcpy(rel32, &rel, 4);
 }

@@ -17,11 +17,41 @@ enum host_reg {
 	H_NONE = 0xff
 };
 
+/*
+ * What in a block's code depends on where the block is, so that it can be copied (copy.c). A block has two pieces, hot and
+ * cold; `at` is an offset from where its piece begins.
+ */
+enum reloc_kind {
+	RELOC_TO_HOT, RELOC_TO_COLD, RELOC_TO_FIXED, /* rel32 from one piece to the other, or out */
+	RELOC_NAME,				     /* imm32: arena offset of something of the block's */
+	RELOC_VA,				     /* imm64: guest linear address that moves with the block's */
+	RELOC_SLOT,				     /* disp32: the block's place among code ids */
+	RELOC_SITE				     /* `at`: where in the block's description a site is, in units of 8 bytes */
+};
+struct reloc {
+	uint16_t at;
+	uint8_t kind;
+	bool cold;
+};
+enum { RELOC_MOST = 1024, PIECES = 2 };
+struct reloc_log {
+	const uint8_t *piece[PIECES]; /* executable addresses at which hot and cold code begin */
+	uint32_t room;		      /* of each */
+	uint32_t count;
+	bool incomplete;	      /* there is more than that: the block cannot be copied */
+	struct reloc reloc[RELOC_MOST];
+};
+
 struct emit {
 	uint8_t *p, *end;
 	intptr_t rx; /* executable view - writable view */
 	bool overflow;
+	struct reloc_log *log; /* NULL: nobody wants to know */
 };
+
+/* The bytes at an executable address depend on the place as `kind` says. */
+void emit_reloc(struct reloc_log *log, const uint8_t *at, enum reloc_kind kind);
+void emit_reloc_site(struct reloc_log *log, uint32_t distance); /* a site so many bytes into the block's description */
 
 /* A memory operand: [base + index * scale + disp]. index H_NONE: none; base H_NONE: absolute disp32. */
 struct host_mem {

@@ -23,9 +23,9 @@ void fault_note(struct xlat *x, const uint8_t *start)
 	s = site_new(x);
 	f = &x->fault[x->faults++];
 	f->start = (uint32_t)(start - x->t->cache.rw);
-	f->end = (uint32_t)(x->hot.p - x->t->cache.rw);
+	f->size = (uint8_t)(x->hot.p - start);
 	f->flags_in_host = x->flags_in_host;
-	f->site = s;
+	f->site = arena_offset(x->t, s);
 }
 
 void fault_thread(struct vcpu *v)
@@ -41,10 +41,11 @@ struct vcpu *fault_thread_vcpu(void)
 static const struct fault_entry *find_entry(struct translator *t, uint32_t at)
 {
 	const struct block *b = block_by_code(t, at);
+	const struct fault_entry *f = b ? arena_at(t, b->faults) : NULL;
 
 	for (uint32_t k = 0; b && k < b->fault_count; k++)
-		if (at >= b->faults[k].start && at < b->faults[k].end)
-			return &b->faults[k];
+		if (at - f[k].start < f[k].size)
+			return &f[k];
 	return NULL;
 }
 
@@ -63,7 +64,7 @@ uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip)
 	if (!codecache_holds(&t->cache, (void *)host_ip))
 		return 0;
 	f = find_entry(t, (uint32_t)((uint8_t *)host_ip - t->cache.rx));
-	return f ? site_rip(t, f->site) : 0;
+	return f ? site_rip(t, arena_at(t, f->site)) : 0;
 }
 
 bool fault_redirect(uint64_t *rip, uint64_t *rcx, uint64_t flags)
@@ -81,7 +82,7 @@ bool fault_redirect(uint64_t *rip, uint64_t *rcx, uint64_t flags)
 		return false;
 	if (f->flags_in_host)
 		running->engine_hot[HOT_SAVED_FLAGS] = (flags & 0xff) << 8 | !!(flags & FLAG_OF);
-	*rcx = arena_offset(t, f->site);
+	*rcx = f->site;
 	*rip = (uintptr_t)t->tramp[TRAMP_FAULT];
 	return true;
 }

@@ -20,9 +20,9 @@ static struct link *link_new(struct xlat *x, gva_t target, enum link_entry entry
 		x->overflow = true;
 		return &x->t->no_link;
 	}
-	l->from = x->block;
+	l->from = arena_offset(x->t, x->block);
 	l->out_next = x->block->out;
-	x->block->out = l;
+	x->block->out = arena_offset(x->t, l);
 	l->target = target;
 	l->entry = entry;
 	return l;
@@ -34,7 +34,7 @@ static const uint8_t *emit_stub(struct xlat *x, struct emit *e, struct link *l)
 	const uint8_t *stub = emit_here(e);
 
 	l->stub = (uint32_t)(e->p - x->t->cache.rw);
-	emit_mov_imm(e, SCRATCH, arena_offset(x->t, l));
+	emit_name(x, e, l);
 	emit_jmp(e, x->t->tramp[l->entry == LINK_STRAIGHT ? TRAMP_LINK_HOST_FLAGS : TRAMP_LINK]);
 	return stub;
 }
@@ -164,7 +164,7 @@ static void loop_back(struct xlat *x)
 	emit_patch8(e, poll, emit_here(e));
 	emit_jmp(e, emit_here(&x->cold));
 	emit_flags_store(&x->cold);
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, x->block));
+	emit_name(x, &x->cold, x->block);
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_POLL]);
 }
 
@@ -253,7 +253,7 @@ void exit_indirect(struct xlat *x, int rsp_fix)
 	emit_alu_rm(e, 8, ALU_CMP, ADDR, mem_base(SCRATCH, 0));
 	emit_jcc(e, 5, emit_here(&x->cold));
 	emit_jmp_mem(e, mem_base(SCRATCH, 8));
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, s));
+	emit_name(x, &x->cold, s);
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_INDIRECT]);
 	x->ended = true;
 }
@@ -276,9 +276,10 @@ static void emit_call_push(struct xlat *x, gva_t next)
 	}
 	memory_stack(x, -(int)x->word, x->word, true);
 	if (x->word == 4 || (int64_t)next == (int32_t)next) {
+		x->t->relocs.incomplete = true;
 		emit_store_imm32(&x->hot, x->word, x->mem, (int32_t)next);
 	} else {
-		emit_mov_imm(&x->hot, SCRATCH, next);
+		emit_va(x, SCRATCH, next);
 		emit_store(&x->hot, 8, x->mem, SCRATCH);
 	}
 	x->rsp_adj = (int16_t)(x->rsp_adj - (int)x->word);

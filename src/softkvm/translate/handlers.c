@@ -58,7 +58,7 @@ static uint64_t block_rip(const struct block *b)
 
 static void remember(struct vcpu *v, const struct block *b)
 {
-	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), b->checked };
+	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), translator_of(v)->cache.rx + b->checked };
 }
 
 /* Go on in translated code at v->rip, or leave if that is for others to do. */
@@ -86,7 +86,7 @@ static uint64_t go_on(struct vcpu *v)
 	}
 	remember(v, b);
 	flags_from_vcpu(v);
-	return (uintptr_t)b->straight;
+	return host_address(translator_of(v), b->straight);
 }
 
 /* Guest RSP is what r11 holds + a constant that its block knows. */
@@ -349,7 +349,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 		vt->single = !b;
 		return leave(v);
 	}
-	return (uintptr_t)b->straight;
+	return host_address(translator_of(v), b->straight);
 }
 
 static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
@@ -359,7 +359,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	struct block *b;
 
 	flags_to_vcpu(v);
-	v->rip = v->insn_rip = view_rip(l->from->view, l->target);
+	v->rip = v->insn_rip = view_rip(((const struct block *)arena_at(vt->t, l->from))->view, l->target);
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || vt->t->lockstep)
 		return leave(v);
 	branch_check(v, v->rip); /* the path has run out of what is canonical, or of its segment */
@@ -371,7 +371,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	translator_lock(vt->t, v);
 	block_link(vt->t, l, b);
 	translator_unlock(vt->t);
-	return (uintptr_t)b->straight;
+	return host_address(translator_of(v), b->straight);
 }
 
 /* Enter at v->rip from an indirect branch, and remember how. */
@@ -385,7 +385,7 @@ static uint64_t enter_remembering(struct vcpu *v)
 		return leave(v);
 	}
 	remember(v, b);
-	return (uintptr_t)b->straight;
+	return host_address(translator_of(v), b->straight);
 }
 
 static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
@@ -412,7 +412,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return leave(v); /* that was what `checked` wanted to know */
 	if (!translator_of(v)->want_flush && block_is_current(v, b))
-		return (uintptr_t)b->straight;
+		return host_address(translator_of(v), b->straight);
 	return enter_remembering(v);
 }
 

@@ -34,10 +34,10 @@ struct site *site_new(struct xlat *x)
 
 	if (!s || x->sites == 4) {
 		x->overflow = true;
-		x->t->nowhere.probe_rel32 = 0;
 		return &x->t->nowhere;
 	}
 	s->block = arena_offset(x->t, x->block);
+	emit_reloc_site(&x->t->relocs, arena_offset(x->t, s) - s->block);
 	s->at = x->insn->at;
 	s->rsp_adj = x->rsp_before;
 	s->uses_unit = x->insn->i.row->attrs & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX) ||
@@ -67,7 +67,7 @@ void sites_finish(struct xlat *x)
 
 static void emit_site_call(struct emit *e, struct xlat *x, const struct site *s, enum trampoline which)
 {
-	emit_mov_imm(e, SCRATCH, arena_offset(x->t, s));
+	emit_name(x, e, s);
 	emit_jmp(e, x->t->tramp[which]);
 }
 
@@ -112,7 +112,7 @@ static void emit_table_probe(struct emit *e, const struct check *c)
 }
 
 /* The stream has left its page: look in the table, and remember. Falls through with the address in r9 if it is not there. */
-static void cold_stream(struct xlat *x, const struct check *c, struct site *s)
+static void cold_stream(struct xlat *x, const struct check *c)
 {
 	struct host_mem tag = tag_of(c), host = host_of(c), temp = mem_base(H_RSP, FRAME_TEMP + 8);
 	struct emit *e = &x->cold;
@@ -127,7 +127,7 @@ static void cold_stream(struct xlat *x, const struct check *c, struct site *s)
 	emit_store(e, 8, host, ADDR);
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, temp);
 	emit_jmp_forward(e);
-	s->probe_rel32 = (uint32_t)(e->p - 4 - x->t->cache.rw);
+	x->probe_rel32 = (uint32_t)(e->p - 4 - x->t->cache.rw);
 	emit_patch32(e, miss, emit_here(e));
 	if (c->leader)
 		cold_crossing(x);
@@ -139,6 +139,7 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 	struct emit *e = &x->cold;
 	struct site *s = site_new(x);
 
+	x->probe_rel32 = 0;
 	s->size = (uint16_t)c->size;
 	s->is_write = c->write;
 	s->is_stack = c->stack;
@@ -151,10 +152,10 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 	}
 	emit_alu_rm(e, 8, ALU_XOR, ADDR, tag_of(c));
 	if (c->stream != NO_STREAM)
-		cold_stream(x, c, s);
+		cold_stream(x, c);
 	if (c->stack && (c->size <= 8 || c->leader)) {
 		emit_call(e, x->t->probe_stack[c->leader ? PROBE_REFILL : c->write]);
-		s->probe_rel32 = (uint32_t)(e->p - x->t->cache.rw) + 1;
+		x->probe_rel32 = (uint32_t)(e->p - x->t->cache.rw) + 1;
 		emit_jmp_forward(e); /* found: to `retry`, or to check again */
 	}
 	emit_site_call(e, x, s, c->leader ? TRAMP_GROUP : TRAMP_MISS);
@@ -177,8 +178,8 @@ static void emit_check(struct xlat *x, const struct check *c)
 	s = cold_miss(x, c);
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, host_of(c));
 	s->retry = (uint32_t)(e->p - x->t->cache.rw);
-	if (s->probe_rel32)
-		emit_patch32(&x->cold, x->t->cache.rw + s->probe_rel32, c->stack && c->leader ? again : emit_here(e));
+	if (x->probe_rel32)
+		emit_patch32(&x->cold, x->t->cache.rw + x->probe_rel32, c->stack && c->leader ? again : emit_here(e));
 }
 
 void streams_clear(struct xlat *x)
@@ -231,7 +232,7 @@ void memory_address(struct xlat *x, int64_t delta)
 	if (m->base == BASE_RIP) {
 		uint64_t ea = x->view->va + x->insn->at + i->len + (uint64_t)(m->disp + delta);
 
-		emit_mov_imm(&x->hot, ADDR, width == 8 ? ea : (uint32_t)ea);
+		emit_va(x, ADDR, width == 8 ? ea : (uint32_t)ea);
 	} else if (m->base == REG_NONE && m->index == REG_NONE) {
 		uint64_t ea = (uint64_t)(m->disp + delta);
 

@@ -178,8 +178,8 @@ static void forget_block(struct translator *t, struct block *b)
 		leave_trace(t, b);
 		block_remove(t, b);
 	}
-	for (struct link *l = b->out; l; l = l->out_next)
-		link_cut(l);
+	for (struct link *l = link_at(t, b->out); l; l = link_at(t, l->out_next))
+		link_cut(t, l);
 	view_put(t, b->view);
 	if (b->view2) {
 		view_forget_crossing(b->view2, b);

@@ -34,8 +34,8 @@ void stats_log(const struct translator *t)
 		cold += t->region[k].space.cold - t->region[k].space.cold_start;
 		described += t->region[k].used - t->region[k].start;
 	}
-	log_debug("translate: %" PRIu64 " blocks of %" PRIu64 " instructions in %" PRIu64 " bytes; %" PRIu64
-		  " invalidated, %" PRIu64 " regions emptied; cold code %" PRIu64 ", descriptions %" PRIu64 " bytes", t->blocks, t->guest_insns,
+	log_debug("translate: %" PRIu64 " blocks, %" PRIu64 " of them copies; the others of %" PRIu64 " instructions in %" PRIu64 " bytes; %" PRIu64
+		  " invalidated, %" PRIu64 " regions emptied; cold code %" PRIu64 ", descriptions %" PRIu64 " bytes", t->blocks, t->copies, t->guest_insns,
 		  t->host_bytes, t->invalidated, t->flushes, cold, described);
 	log_debug("translate: misses: %" PRIu64 " TLB (%" PRIu64 " slow), %" PRIu64 " jump cache, %" PRIu64 " page check; %"
 		  PRIu64 " links, %" PRIu64 " host faults", t->misses, t->slow_accesses, t->indirect_misses,

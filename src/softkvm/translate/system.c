@@ -16,7 +16,7 @@ const uint8_t *cold_interpreter(struct xlat *x)
 
 	if (!s->insn)
 		s->insn = interpreted_new(x);
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, s));
+	emit_name(x, &x->cold, s);
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_INTERPRET]);
 	return cold;
 }

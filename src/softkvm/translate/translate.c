@@ -6,6 +6,23 @@
 #include "softkvm/translate/translate.h"
 #include "softkvm/translate/verify.h"
 
+void emit_name(struct xlat *x, struct emit *e, const void *thing)
+{
+	emit_mov_imm(e, SCRATCH, arena_offset(x->t, thing));
+	emit_reloc(e->log, emit_here(e) - 4, RELOC_NAME);
+}
+
+void emit_va(struct xlat *x, unsigned dst, gva_t va)
+{
+	struct emit *e = &x->hot;
+
+	emit_mov_imm(e, dst, va);
+	if (va > UINT32_MAX && (int64_t)va != (int32_t)va)
+		emit_reloc(e->log, emit_here(e) - 8, RELOC_VA);
+	else if (e->log)
+		e->log->incomplete = true;
+}
+
 enum { CHECK_SIZE = 20, FLAGS_LOAD_SIZE = 14 }; /* bytes of the checked entry's comparison, and of emit_flags_load() */
 
 /*
@@ -20,24 +37,30 @@ static uint32_t emit_view_check(struct xlat *x, const struct code_view *w, unsig
 	emit_align_patch(e, 6);
 	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
 	emit_u8(e, 0xb9);
+	emit_reloc(e->log, emit_here(e), RELOC_SLOT);
 	emit_u32(e, itlb_slot(w->va) * 4);
 	id_at = (uint32_t)(e->p - x->t->cache.rw);
 	emit_u32(e, w->id);
 	while (pad--)
 		emit_u8(e, 0x2e);
 	emit_jcc(e, 5, emit_here(&x->cold));
-	emit_mov_imm(&x->cold, SCRATCH, arena_offset(x->t, x->block));
+	emit_name(x, &x->cold, x->block);
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_ENTRY]);
 	return id_at;
+}
+
+static uint32_t entry_here(const struct xlat *x, const struct emit *e)
+{
+	return (uint32_t)(e->p - x->t->cache.rw);
 }
 
 /* In a block that wants its flags in saved_flags, `straight` is a detour: it puts them there. */
 static void straight_saves(struct xlat *x)
 {
-	x->block->saved = emit_here(&x->hot);
-	x->block->straight = emit_here(&x->cold);
+	x->block->saved = entry_here(x, &x->hot);
+	x->block->straight = entry_here(x, &x->cold);
 	emit_flags_store(&x->cold);
-	emit_jmp(&x->cold, x->block->saved);
+	emit_jmp(&x->cold, emit_here(&x->hot));
 }
 
 /* An instruction that crosses the page: all entries check both views. */
@@ -48,10 +71,10 @@ static void emit_crossing_entries(struct xlat *x)
 
 	emit_align(e, 16, 2);
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->straight = emit_here(e);
+	b->straight = entry_here(x, e);
 	emit_flags_store(e);
 	emit_align(e, 4, 2);
-	b->checked = b->saved = emit_here(e);
+	b->checked = b->saved = entry_here(x, e);
 	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
 	b->id_at = emit_view_check(x, x->view, 0);
 	emit_view_check(x, b->view2, 0);
@@ -71,22 +94,22 @@ static void emit_entries(struct xlat *x, bool saved)
 
 	emit_align(e, 16, CHECK_SIZE + pad + (loads ? FLAGS_LOAD_SIZE : 0));
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->checked = emit_here(e);
+	b->checked = entry_here(x, e);
 	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
 	b->id_at = emit_view_check(x, x->view, pad);
 	if (saved) {
 		straight_saves(x);
 		return;
 	}
-	b->saved = emit_here(e);
+	b->saved = entry_here(x, e);
 	if (loads)
 		emit_flags_load(e);
-	b->straight = emit_here(e);
+	b->straight = entry_here(x, e);
 }
 
 static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline which)
 {
-	emit_mov_imm(&x->hot, SCRATCH, arena_offset(x->t, s));
+	emit_name(x, &x->hot, s);
 	emit_jmp(&x->hot, x->t->tramp[which]);
 }
 
@@ -152,13 +175,14 @@ static bool save_faults(struct xlat *x)
 {
 	struct fault_entry *f;
 
-	x->block->fault_count = x->faults;
+	x->block->fault_count = (uint8_t)x->faults;
 	if (!x->faults)
 		return true;
 	f = arena_alloc(x->t, x->faults * (unsigned)sizeof(*f));
 	for (unsigned k = 0; f && k < x->faults; k++)
 		f[k] = x->fault[k];
-	x->block->faults = f;
+	if (f)
+		x->block->faults = arena_offset(x->t, f);
 	return f;
 }
 
@@ -184,7 +208,7 @@ bool translate_block(struct xlat *x)
 	x->rsp_adj = 0;
 	x->addr_group = NO_GROUP;
 	x->held_at = NULL;
-	x->block->insns = (uint16_t)x->count;
+	x->block->insns = (uint8_t)x->count;
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];
 		translate_one(x);
@@ -194,7 +218,7 @@ bool translate_block(struct xlat *x)
 		exit_direct(x, &x->hot, x->view->va + last->at + last->i.len);
 	}
 	x->block->code_end = (uint32_t)(x->hot.p - x->t->cache.rw);
-	x->block->insns = (uint16_t)x->count;
+	x->block->insns = (uint8_t)x->count;
 	x->t->guest_insns += x->count;
 	x->t->host_bytes += x->block->code_end - x->block->code_start;
 	return save_faults(x) && !x->overflow && !x->hot.overflow && !x->cold.overflow;

@@ -77,31 +77,35 @@ struct code_view {
 	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
 };
 
+/* There are very many: things in the arena name each other by offset, 0 for none; so do code addresses, in the cache. */
 struct block {
 	struct code_view *view;
 	struct block *next;	/* of the same bucket */
 	struct code_view *view2; /* of an instruction that crosses the page: it is the block's only one; else NULL */
 	struct block *crossing_next;
-	uint8_t *checked, *saved, *straight; /* executable addresses */
 	uint64_t grains;		     /* 64-byte pieces of the page that the block depends on */
-	struct link *in, *out;		     /* links that jump here; its own */
-	uint32_t code_start, code_end;	     /* its hot bytes, as offsets in the cache */
-	struct fault_entry *faults;
-	uint32_t fault_count;
-	uint32_t id_at;			     /* cache offset of the view id that `checked` compares */
+	uint32_t checked, saved, straight;   /* entries */
+	uint32_t in, out;		     /* links that jump here; its own */
+	uint32_t code_start, code_end;	     /* its hot bytes */
+	uint32_t cold_start, cold_end;
+	uint32_t faults, relocs;	     /* arrays */
+	uint32_t id_at;			     /* the view id that `checked` compares */
+	uint32_t description;		     /* bytes that describe it in the arena, from this struct on */
+	uint16_t reloc_count;		     /* 0: it cannot be copied */
 	uint16_t offset;		     /* of its first instruction in the page */
-	uint16_t insns;			     /* guest instructions, the longest way through */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
 	uint16_t group_failures;	     /* times that C could not give a group its HVA */
+	uint8_t fault_count;
+	uint8_t insns;			     /* guest instructions, the longest way through */
 	bool dead, plain; /* dead: written under the lock, atomically; plain: no shared address checks */
 };
 
 /* Where in a block a host fault can come from. */
 struct fault_entry {
-	uint32_t start, end; /* code cache offsets of the host instruction(s) */
-	uint16_t at;	     /* page offset of the guest instruction */
+	uint32_t start;	    /* code cache offset of the host instruction(s) */
+	uint32_t site;	    /* arena offset: what to interpret */
+	uint8_t size;
 	bool flags_in_host;
-	struct site *site;   /* what to interpret */
 };
 
 /* A place in translated code that calls a trampoline; named by its arena offset. */
@@ -115,11 +119,10 @@ struct site {
 	uint8_t held;		/* guest register that SCRATCH holds afterwards; 0: none */
 	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
 	uint16_t own_offset;
-	bool own_write, is_write, is_stack;
-	bool uses_unit;		/* x87, MMX, SSE, CMPXCHG16B: may fault before its access does */
-	bool is_masked;		/* parts of the access do not happen, and cannot fault */
-	bool ends;		/* it is the block's last */
-	uint32_t probe_rel32;	/* cache offset of the jump from a stack probe back */
+	bool own_write : 1, is_write : 1, is_stack : 1;
+	bool uses_unit : 1;	/* x87, MMX, SSE, CMPXCHG16B: may fault before its access does */
+	bool is_masked : 1;	/* parts of the access do not happen, and cannot fault */
+	bool ends : 1;		/* it is the block's last */
 	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
 };
 
@@ -131,10 +134,10 @@ struct interpreted {
 
 /* A direct jump out of a block. */
 struct link {
-	struct block *from, *to;
-	struct link *in_next, **in_at; /* in to->in; what points to it there */
-	struct link *out_next;
 	gva_t target;
+	uint32_t from, to;	   /* blocks */
+	uint32_t in_next, in_prev; /* among those to `to` */
+	uint32_t out_next;	   /* of `from` */
 	uint32_t rel32; /* cache offset of the displacement to patch */
 	uint32_t stub;	/* cache offset it points to while unlinked */
 	uint8_t entry;	/* enum link_entry */
@@ -228,9 +231,10 @@ struct translator { /* one per VM */
 	uint8_t *tramp[TRAMP_COUNT];
 	uint8_t *probe_stack[3];     /* read, write, PROBE_REFILL: see trampoline.c */
 	struct tinsn insns[TRANSLATE_MAX_INSNS]; /* scratch of the translation under way */
+	struct reloc_log relocs;		 /* its */
 	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
 	struct link no_link;
-	uint64_t blocks, flushes, invalidated, host_bytes, guest_insns, links;
+	uint64_t blocks, copies, flushes, invalidated, host_bytes, guest_insns, links;
 	/* These are counted without the lock: see count_one(). */
 	uint64_t interpreted[SEM_COUNT];	 /* by enum insn_sem */
 	uint64_t misses, slow_accesses, indirect_misses, entry_misses, host_faults;
@@ -277,6 +281,7 @@ struct xlat {
 	uint8_t addr_group;		 /* group whose HVA is in r9 now */
 	const uint8_t *held_at;		 /* at this place of the hot code guest register `held` is in SCRATCH, too */
 	uint8_t held;
+	uint32_t probe_rel32;		 /* cache offset of the jump back from the stack probe just emitted; 0: none */
 	struct fault_entry fault[TRANSLATE_MAX_INSNS];
 	unsigned faults;
 	struct site *site[4];		 /* of this instruction: they resume at its end */
@@ -296,6 +301,10 @@ static inline uint32_t arena_offset(const struct translator *t, const void *p)
 static inline void *arena_at(const struct translator *t, uint32_t offset)
 {
 	return t->arena.base + offset;
+}
+static inline struct link *link_at(const struct translator *t, uint32_t offset)
+{
+	return offset ? arena_at(t, offset) : NULL;
 }
 /* A vCPU that waits for the lock does meanwhile what others may wait for it to do. v NULL: no vCPU thread. */
 void translator_lock(struct translator *t, struct vcpu *v);
@@ -354,7 +363,7 @@ bool is_ungrouped(const struct translator *t, const struct block *b);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 /* For region.c, under the lock. */
 void block_remove(struct translator *t, struct block *b); /* a living one, for good */
-void link_cut(struct link *link);			   /* it leaves its target's list; its code is not touched */
+void link_cut(struct translator *t, struct link *link);			   /* it leaves its target's list; its code is not touched */
 void view_put(struct translator *t, struct code_view *w);
 void view_forget_crossing(struct code_view *w, const struct block *b);
 
@@ -366,6 +375,14 @@ struct region *region_of_code(struct translator *t, uint32_t cache_offset); /* a
 void regions_make_room(struct translator *t, struct vm *vm); /* all vCPUs are outside */
 /* Memory of the region being filled: zeroed, 8-byte aligned; NULL: full. */
 void *arena_alloc(struct translator *t, unsigned size);
+
+/* --- copy.c, under the lock --- */
+/* May blocks of this view be copies, or be copied? */
+bool copy_is_possible(const struct translator *t, const struct code_view *w);
+void copy_prepare(struct translator *t, struct xlat *x); /* before code is emitted */
+void copy_note(struct translator *t, struct xlat *x);	 /* it has been */
+/* A copy of a living block for the same place in another view of its page; not published yet. NULL: no room. */
+struct block *block_copy(struct vcpu *v, struct translator *t, const struct block *from, struct code_view *w);
 
 /* --- superblock.c --- */
 /* Decode the path from `offset` of the page; returns how many instructions, 0: the first cannot be decoded. */
@@ -393,6 +410,9 @@ uint16_t flags_killed(const struct insn *i);
 bool flags_pass_through(const struct xlat *x);
 
 /* --- translate.c --- */
+/* Something of the block's in the arena, by its name, into SCRATCH: what trampolines are told. */
+void emit_name(struct xlat *x, struct emit *e, const void *thing);
+void emit_va(struct xlat *x, unsigned dst, gva_t va); /* an address relative to the block's */
 /* Emit code for the t->insns[0..count). False: the cache is full. */
 bool translate_block(struct xlat *x);
 

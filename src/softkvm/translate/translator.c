@@ -239,7 +239,7 @@ void translator_enter(struct vcpu *v, const struct block *b)
 	flags_from_vcpu(v);
 	fault_thread(v);
 	v->fpu->guest_ip = fault_guest_ip;
-	enter(v, b->straight);
+	enter(v, translator_of(v)->cache.rx + b->straight);
 }
 
 static void interpret_single(struct vcpu *v)

@@ -24,6 +24,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "base/bytes.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/decode_cache.h"
 #include "softkvm/interpret/operand.h"
@@ -69,11 +70,6 @@ static const struct insn *decode_next(struct vcpu *v)
 }
 
 /* --- states --- */
-
-static void copy_bytes(void *to, const void *from, uint64_t count)
-{
-	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
-}
 
 static bool same_bytes(const uint8_t *a, const uint8_t *b, unsigned count)
 {
