@@ -144,6 +144,7 @@ int main(void)
 	record_state();
 	record_exits();
 	record_ways();
+	record_signals();
 	record_mappings();
 	puts("all recorded");
 	return 0;

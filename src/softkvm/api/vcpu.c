@@ -31,15 +31,24 @@
 
 /* The vCPU whose KVM_RUN the calling thread is in: for signal handlers. */
 static _Thread_local struct vcpu *volatile running_here;
+static _Thread_local volatile bool signal_came; /* since softkvm_run_follows() */
+static _Thread_local volatile bool run_is_over; /* in KVM_RUN, but a signal is late for it */
 
 bool softkvm_signal_arrived(int number)
 {
 	struct vcpu *v = running_here;
 
+	signal_came = true;
 	if (!v)
 		return false;
-	vcpu_kick(v, VREQ_EXIT);
+	if (!run_is_over)
+		vcpu_kick(v, VREQ_EXIT);
 	return v->api->run_mask && run_mask_blocks_outside(v->api->run_mask, number);
+}
+
+void softkvm_run_follows(void)
+{
+	signal_came = false;
 }
 
 bool is_inside_run(void)
@@ -175,10 +184,14 @@ static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **c
 		v->run->exit_reason = KVM_EXIT_INTR;
 		return -EINTR;
 	}
+	run_is_over = false;
 	running_here = v;
+	if (signal_came)
+		vcpu_kick(v, VREQ_EXIT);
 	if (mask)
 		run_mask_enter(mask);
 	ret = vcpu_run(v);
+	run_is_over = true;
 	if (mask)
 		run_mask_leave(mask);
 	running_here = NULL;

@@ -23,6 +23,19 @@ struct shared {
 static _Atomic(_Atomic(struct shared *) *) table[CHUNKS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* The program's handlers may close descriptors: they wait. */
+static void lock_table(void)
+{
+	handlers_hold();
+	pthread_mutex_lock(&lock);
+}
+
+static void unlock_table(void)
+{
+	pthread_mutex_unlock(&lock);
+	handlers_release();
+}
+
 static _Atomic(struct shared *) *entry(int fd, bool make)
 {
 	_Atomic(struct shared *) *chunk;
@@ -52,13 +65,13 @@ int descriptor_add(int fd, struct softkvm *handle)
 	struct shared *shared = malloc(sizeof(*shared));
 	_Atomic(struct shared *) *e;
 
-	pthread_mutex_lock(&lock);
+	lock_table();
 	e = entry(fd, true);
 	if (shared && e) {
 		*shared = (struct shared){handle, 1, getpid()};
 		atomic_store_explicit(e, shared, memory_order_release);
 	}
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 	if (shared && e)
 		return 0;
 	free(shared);
@@ -72,7 +85,7 @@ int descriptor_copy(int fd, int copy)
 	struct shared *shared = NULL;
 	int err = 0;
 
-	pthread_mutex_lock(&lock);
+	lock_table();
 	from = entry(fd, false);
 	if (from)
 		shared = *from;
@@ -85,7 +98,7 @@ int descriptor_copy(int fd, int copy)
 			err = -ENOMEM;
 		}
 	}
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 	return err;
 }
 
@@ -104,9 +117,9 @@ void descriptor_drop(int fd)
 
 	if (!e || !atomic_load_explicit(e, memory_order_relaxed))
 		return; /* nearly every close() of the program */
-	pthread_mutex_lock(&lock);
+	lock_table();
 	drop_locked(fd);
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 }
 
 void descriptor_drop_range(unsigned first, unsigned last)
