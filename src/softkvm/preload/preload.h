@@ -9,6 +9,7 @@
  *	descriptors.c	which file descriptors stand for which softkvm handle
  *	actions.c	the interposed signal functions: a signal ends KVM_RUN, and its handler runs on the way out, as in the kernel
  *	cancel.c	pthread_cancel of a thread inside KVM_RUN
+ *	cpuid.c		programs that ask CPUID whether there is hardware virtualization (program.c finds their instructions)
  *
  * Each handle is known to the program by real file descriptors (memfds), so that everything the kernel does with
  * descriptors (fork, poll, fcntl flags, /proc) works by itself; a vCPU's is the memfd of its run area.
