@@ -100,12 +100,14 @@ struct vcpu {
 	uint32_t mode;				/* enum insn_mode of CS */
 	uint32_t pkru;
 	uint8_t phys_bits;			/* MAXPHYADDR the guest was given; 0: 40 */
+	bool pv_enforced;			/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool is_intel;				/* vendor the guest was given: Intel's rules, else AMD's */
 
 	/* MSRs */
 	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, misc_enable, apic_base, spec_ctrl, debugctl, feature_control, smbase;
+	uint64_t platform_info, misc_features, power_ctl;
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32][4];
 	uint64_t hwcr, de_cfg;			/* AMD's */
@@ -144,7 +146,8 @@ struct vcpu {
 	uint64_t insn_rip;			/* RIP of the instruction being executed */
 	struct mmio_fragment mmio[8];		/* device accesses it has completed so far */
 	uint8_t mmio_count, mmio_next;
-	bool io_pending;			/* a KVM_EXIT_IO/MMIO waits for its completion */
+	bool io_pending;			/* a KVM_EXIT_IO/MMIO/X86_RDMSR/WRMSR waits for its completion */
+	bool msr_failed;			/* ... of an MSR: the user wants #GP */
 	uint32_t io_string_want;		/* ... and it is a port string of so many elements */
 	uint32_t io_string_count;		/* elements of a port string that the user has transferred */
 	bool leave_to_user;			/* vcpu_leave(): v->run is filled */

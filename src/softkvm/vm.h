@@ -48,6 +48,10 @@ struct vm {
 	bool exception_payload;		/* KVM_CAP_EXCEPTION_PAYLOAD */
 	bool triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
 	uint32_t disabled_exits;	/* KVM_X86_DISABLE_EXITS_* */
+	bool platform_info_hidden;	/* KVM_CAP_MSR_PLATFORM_INFO: not for the guest */
+	uint32_t user_msr_reasons;	/* KVM_MSR_EXIT_REASON_*: leave for the user instead of #GP */
+	uint32_t vcpu_id_limit;		/* KVM_CAP_MAX_VCPU_ID: vCPU ids are below; 0: not set */
+	struct msr_filter *msr_filter;	/* KVM_X86_SET_MSR_FILTER or NULL; replaced while vCPUs stand still */
 	uint64_t tss_addr, identity_map_addr;
 };
 

@@ -143,6 +143,7 @@ int main(void)
 	record_rules();
 	record_state();
 	record_exits();
+	record_msrs();
 	record_ways();
 	record_signals();
 	record_mappings();

@@ -123,6 +123,7 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id)
 	pthread_mutex_init(&v->api->lock, NULL);
 	v->vm = vm;
 	v->id = id;
+	v->platform_info = PLATFORM_INFO_CPUID_FAULT;
 	v->index = vm->vcpu_count;
 	v->cont = 1;
 	return v;
@@ -172,14 +173,12 @@ int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
 
 /* --- KVM_RUN --- */
 
-static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+static long enter_guest(struct softkvm *h)
 {
 	struct vcpu *v = h->vcpu;
 	struct run_mask *mask = v->api->run_mask;
 	long ret;
 
-	v->api->has_run = true;
-	run_mask_allow_engine_signals();
 	if (mask && run_mask_signal_waits(mask)) {
 		v->run->exit_reason = KVM_EXIT_INTR;
 		return -EINTR;
@@ -195,6 +194,19 @@ static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **c
 	if (mask)
 		run_mask_leave(mask);
 	running_here = NULL;
+	return ret;
+}
+
+static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	long ret;
+
+	h->vcpu->api->has_run = true;
+	run_mask_allow_engine_signals();
+	ret = sync_regs_in(h);
+	if (!ret)
+		ret = enter_guest(h);
+	sync_regs_out(h);
 	return ret;
 }
 
@@ -385,7 +397,12 @@ static long tpr_access_reporting(struct softkvm *h, void *data, uintptr_t arg, s
 
 static long vcpu_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	return -EINVAL; /* none of those offered is per vCPU */
+	const struct kvm_enable_cap *cap = data;
+
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+		return -EINVAL;
+	h->vcpu->pv_enforced = cap->args[0];
+	return 0;
 }
 
 const struct ioctl_row vcpu_ioctls[] = {
