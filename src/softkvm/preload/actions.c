@@ -79,8 +79,8 @@ static void leave_pending(int number, siginfo_t *info, void *context, bool block
 	sigaddset(&((ucontext_t *)context)->uc_sigmask, number);
 	if (!blocked_outside)
 		waiting |= signal_bit(number);
-	if (syscall(SYS_rt_tgsigqueueinfo, getpid(), gettid(), number, info))
-		tgkill(getpid(), gettid(), number); /* its queue is full, or somebody forbids the call */
+	if (syscall(SYS_rt_tgsigqueueinfo, own_process(), gettid(), number, info))
+		tgkill(own_process(), gettid(), number); /* its queue is full, or somebody forbids the call */
 }
 
 static void wrapper(int number, siginfo_t *info, void *context)
@@ -144,7 +144,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
 		NEXT(sigaction)(number, &def, NULL); /* it repeats, and kills as it should */
 	} else if (a.sa_handler == SIG_DFL) {
 		NEXT(sigaction)(number, &def, NULL);
-		tgkill(getpid(), gettid(), number);
+		tgkill(own_process(), gettid(), number);
 	}
 }
 

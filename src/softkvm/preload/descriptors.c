@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { CHUNK = 1024, CHUNKS = 1024 }; /* descriptors 0 .. 2^20 - 1 */
@@ -51,11 +52,38 @@ static _Atomic(struct shared *) *entry(int fd, bool make)
 	return chunk ? &chunk[fd % CHUNK] : NULL;
 }
 
+/*
+ * The process's number, which every request asks for. The word that keeps it is zero in a child after fork, however that was made,
+ * and is shared after vfork, as the memory of a VM is. No system call, as filters of VMMs forbid what they do not make themselves.
+ */
+pid_t own_process(void)
+{
+	static _Atomic(_Atomic pid_t *) kept;
+	_Atomic pid_t *word = atomic_load_explicit(&kept, memory_order_acquire), *none = NULL;
+	pid_t pid;
+
+	if (!word) {
+		word = NEXT(mmap)(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (word == MAP_FAILED)
+			return getpid();
+		if (NEXT(madvise)(word, sysconf(_SC_PAGESIZE), MADV_WIPEONFORK) || !atomic_compare_exchange_strong(&kept, &none, word)) {
+			NEXT(munmap)(word, sysconf(_SC_PAGESIZE));
+			return getpid();
+		}
+	}
+	pid = atomic_load_explicit(word, memory_order_relaxed);
+	if (!pid) {
+		pid = getpid();
+		atomic_store_explicit(word, pid, memory_order_relaxed);
+	}
+	return pid;
+}
+
 static void put(struct shared *shared)
 {
 	if (--shared->descriptors)
 		return;
-	if (shared->owner == getpid())
+	if (shared->owner == own_process())
 		softkvm_close(shared->handle);
 	free(shared);
 }
@@ -68,7 +96,7 @@ int descriptor_add(int fd, struct softkvm *handle)
 	lock_table();
 	e = entry(fd, true);
 	if (shared && e) {
-		*shared = (struct shared){handle, 1, getpid()};
+		*shared = (struct shared){handle, 1, own_process()};
 		atomic_store_explicit(e, shared, memory_order_release);
 	}
 	unlock_table();
@@ -142,6 +170,6 @@ struct softkvm *descriptor_find(int fd, bool *foreign)
 
 	if (!shared)
 		return NULL;
-	*foreign = shared->owner != getpid();
+	*foreign = shared->owner != own_process();
 	return shared->handle;
 }

@@ -85,6 +85,8 @@ int descriptor_copy(int fd, int copy);
 /* fd is about to be closed or overwritten. The handle ends with its last descriptor. */
 void descriptor_drop(int fd);
 void descriptor_drop_range(unsigned first, unsigned last);
+/* getpid(), without the call. Async-signal-safe once a descriptor was added. */
+pid_t own_process(void);
 /* The handle behind fd, or NULL. *foreign: it was made by another process (before fork). */
 struct softkvm *descriptor_find(int fd, bool *foreign);
 
