@@ -79,6 +79,13 @@ struct mmio_fragment {
 	bool is_write;
 };
 
+/* What KVM_GET_STATS_FD tells of a vCPU, by the kernel's names (api/stats.c). Written by the vCPU's thread only. */
+struct vcpu_counts {
+	uint64_t exits; /* times that the engine stopped executing */
+	uint64_t io_exits, mmio_exits, signal_exits, irq_window_exits; /* for the user */
+	uint64_t halt_exits, hypercalls, irq_injections, nmi_injections;
+};
+
 struct vcpu {
 	/* Hot: at small offsets from the translator's environment pointer (vcpu + 128). */
 	uint64_t gpr[16];
@@ -179,7 +186,8 @@ struct vcpu {
 	uint64_t debug_pending;			/* DR6 bits of traps the instruction has met: #DB at the boundary */
 	uint64_t debug_dr[8];			/* hardware breakpoints of KVM_SET_GUEST_DEBUG */
 	uint32_t pauses;			/* PAUSEs until the next yield: interpret/mov.c */
-	uint64_t exits, steps;			/* counters */
+	uint64_t steps;				/* instructions that the interpreter executed */
+	struct vcpu_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
 };
 
 enum vcpu_run_state {

@@ -15,6 +15,11 @@
 enum { VM_MAX_VCPUS = 64, VM_MAX_VCPU_ID = 255, VM_MAX_SLOTS = 509, ROUTING_MAX_GSI = 4096, MCE_BANKS = 32 };
 
 struct engine; /* softkvm/engine.h */
+
+/* What KVM_GET_STATS_FD tells of a VM. Under `lock`. */
+struct vm_counts {
+	uint64_t remote_tlb_flush; /* times that all vCPUs dropped soft TLBs */
+};
 struct irqchip;
 
 struct vm {
@@ -33,6 +38,8 @@ struct vm {
 	_Atomic int refs;		/* VM fd, vCPU fds */
 	struct irqfds *irqfds;		/* api/irqfd.c, NULL until the first KVM_IRQFD */
 	struct timers *timers;		/* irqchip/timer.c: the thread "guise-timer" */
+	struct vm_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
+	struct stats_file *stats;	/* api/stats.c: that file, or NULL */
 	uint8_t *coalesced_ring;	/* api/iobus.c: one page, shared by all run areas */
 	int coalesced_ring_fd;
 

@@ -94,6 +94,7 @@ void vcpu_destroy(struct vcpu *v)
 	lapic_free(v);
 	fpu_deinit(v);
 	run_area_free(v);
+	stats_file_free(v->api->stats);
 	pthread_mutex_destroy(&v->api->lock);
 	free(v->cpuid);
 	free(v->feature);
@@ -123,6 +124,7 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id)
 	pthread_mutex_init(&v->api->lock, NULL);
 	v->vm = vm;
 	v->id = id;
+	v->counts = &v->own_counts;
 	v->platform_info = PLATFORM_INFO_CPUID_FAULT;
 	v->index = vm->vcpu_count;
 	v->cont = 1;
@@ -421,6 +423,7 @@ const struct ioctl_row vcpu_ioctls[] = {
 	{KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, set_attr},
 	{KVM_TRANSLATE, "KVM_TRANSLATE", HANDLE_VCPU, ARG_IN | ARG_OUT | LOCK_VM, translate},
 	{KVM_TPR_ACCESS_REPORTING, "KVM_TPR_ACCESS_REPORTING", HANDLE_VCPU, ARG_IN | ARG_OUT, tpr_access_reporting},
+	{KVM_GET_STATS_FD, "KVM_GET_STATS_FD", HANDLE_VCPU, 0, get_vcpu_stats_fd},
 	{KVM_ENABLE_CAP, "KVM_ENABLE_CAP", HANDLE_VCPU, ARG_IN, vcpu_enable_cap},
 	{0},
 };

@@ -39,6 +39,7 @@ static void vm_free(struct vm *vm)
 	pvclock_free(vm);
 	iobus_free(vm);
 	msr_filter_free(vm->msr_filter);
+	stats_file_free(vm->stats);
 	memory_regions_free(vm);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->split_lock);
@@ -54,6 +55,7 @@ int vm_create(const struct engine *engine, struct vm **out)
 		return -ENOMEM;
 	vm->engine = engine;
 	vm->refs = 1;
+	vm->counts = &vm->own_counts;
 	vm->tsc_khz = host_tsc_khz();
 	mutex_init_normal(&vm->lock);
 	mutex_init_normal(&vm->split_lock);
@@ -466,6 +468,7 @@ const struct ioctl_row vm_ioctls[] = {
 	{KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", HANDLE_VM, ARG_IN | LOCK_VM, set_identity_map_addr},
 	{KVM_SET_BOOT_CPU_ID, "KVM_SET_BOOT_CPU_ID", HANDLE_VM, LOCK_VM, set_boot_cpu_id},
 	{KVM_ENABLE_CAP, "KVM_ENABLE_CAP", HANDLE_VM, ARG_IN | LOCK_VM, vm_enable_cap},
+	{KVM_GET_STATS_FD, "KVM_GET_STATS_FD", HANDLE_VM, LOCK_VM, get_vm_stats_fd},
 	{KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", HANDLE_VM, LOCK_VM, create_irqchip},
 	{KVM_CREATE_PIT, "KVM_CREATE_PIT", HANDLE_VM, LOCK_VM, create_pit},
 	{KVM_CREATE_PIT2, "KVM_CREATE_PIT2", HANDLE_VM, ARG_IN | LOCK_VM, create_pit2},

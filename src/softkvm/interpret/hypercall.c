@@ -47,6 +47,7 @@ static void call(struct vcpu *v)
 	const uint64_t arg[4] = {v->gpr[RBX] & mask, v->gpr[RCX] & mask, v->gpr[RDX] & mask, v->gpr[RSI] & mask};
 	int64_t result = hypercall(v, v->gpr[RAX] & mask, arg);
 
+	v->counts->hypercalls++;
 	v->gpr[RAX] = (uint64_t)result & mask;
 }
 

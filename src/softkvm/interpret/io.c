@@ -89,6 +89,7 @@ static _Noreturn void leave_for_mmio(struct vcpu *v, gpa_t gpa, const void *data
 {
 	struct kvm_run *run = v->run;
 
+	v->counts->mmio_exits++;
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = size;
@@ -140,6 +141,7 @@ static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size
 {
 	struct kvm_run *run = v->run;
 
+	v->counts->io_exits++;
 	run->exit_reason = KVM_EXIT_IO;
 	run->io.direction = is_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = (uint8_t)size;
