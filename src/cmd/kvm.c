@@ -15,14 +15,17 @@
 #include "cmd/commands.h"
 
 static const char *const engines[] = {"auto", "interpret", "translate", "verify", NULL};
+static const char *const cpuids[] = {"auto", "host", NULL};
 static struct {
-	unsigned engine;
+	unsigned engine, cpuid;
 	bool help;
 } options;
 
 static const struct option_def table[] = {
 	{.name = "engine", .kind = OPTION_CHOICE, .value = &options.engine, .arg = "ENGINE", .choices = engines,
 	 .help = "interpret, translate or verify (auto: the fastest)"},
+	{.name = "cpuid", .kind = OPTION_CHOICE, .value = &options.cpuid, .arg = "WHAT", .choices = cpuids,
+	 .help = "host: the program's CPUID instructions are left alone (auto: they show VMX or SVM)"},
 	{.name = "help", .kind = OPTION_FLAG, .value = &options.help, .help = "this text"},
 	{0},
 };
@@ -151,7 +154,8 @@ int cmd_kvm(int argc, char **argv)
 		log_error("kvm: %s %s", program, why);
 		return STATUS_FAILED;
 	}
-	if (set_preload(library) || (options.engine && setenv("GUISE_KVM_ENGINE", engines[options.engine], 1))) {
+	if (set_preload(library) || (options.engine && setenv("GUISE_KVM_ENGINE", engines[options.engine], 1)) ||
+	    (options.cpuid && setenv("GUISE_KVM_CPUID", cpuids[options.cpuid], 1))) {
 		log_error("kvm: %s", strerror(errno));
 		return STATUS_FAILED;
 	}

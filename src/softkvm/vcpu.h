@@ -79,6 +79,13 @@ struct mmio_fragment {
 	bool is_write;
 };
 
+/* What KVM_GET_STATS_FD tells of a vCPU, by the kernel's names (api/stats.c). Written by the vCPU's thread only. */
+struct vcpu_counts {
+	uint64_t exits; /* times that the engine stopped executing */
+	uint64_t io_exits, mmio_exits, signal_exits, irq_window_exits; /* for the user */
+	uint64_t halt_exits, hypercalls, irq_injections, nmi_injections;
+};
+
 struct vcpu {
 	/* Hot: at small offsets from the translator's environment pointer (vcpu + 128). */
 	uint64_t gpr[16];
@@ -101,12 +108,14 @@ struct vcpu {
 	uint32_t mode;				/* enum insn_mode of CS */
 	uint32_t pkru;
 	uint8_t phys_bits;			/* MAXPHYADDR the guest was given; 0: 40 */
+	bool pv_enforced;			/* KVM_CAP_ENFORCE_PV_FEATURE_CPUID */
 	bool is_intel;				/* vendor the guest was given: Intel's rules, else AMD's */
 
 	/* MSRs */
 	uint64_t star, lstar, cstar, fmask, kernel_gs_base, tsc_aux;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
 	uint64_t pat, misc_enable, apic_base, spec_ctrl, debugctl, feature_control, smbase;
+	uint64_t platform_info, misc_features, power_ctl;
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[32][4];
 	uint64_t hwcr, de_cfg;			/* AMD's */
@@ -145,7 +154,8 @@ struct vcpu {
 	uint64_t insn_rip;			/* RIP of the instruction being executed */
 	struct mmio_fragment mmio[8];		/* device accesses it has completed so far */
 	uint8_t mmio_count, mmio_next;
-	bool io_pending;			/* a KVM_EXIT_IO/MMIO waits for its completion */
+	bool io_pending;			/* a KVM_EXIT_IO/MMIO/X86_RDMSR/WRMSR waits for its completion */
+	bool msr_failed;			/* ... of an MSR: the user wants #GP */
 	uint32_t io_string_want;		/* ... and it is a port string of so many elements */
 	uint32_t io_string_count;		/* elements of a port string that the user has transferred */
 	bool leave_to_user;			/* vcpu_leave(): v->run is filled */
@@ -177,7 +187,8 @@ struct vcpu {
 	uint64_t debug_pending;			/* DR6 bits of traps the instruction has met: #DB at the boundary */
 	uint64_t debug_dr[8];			/* hardware breakpoints of KVM_SET_GUEST_DEBUG */
 	uint32_t pauses;			/* PAUSEs until the next yield: interpret/mov.c */
-	uint64_t exits, steps;			/* counters */
+	uint64_t steps;				/* instructions that the interpreter executed */
+	struct vcpu_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
 };
 
 enum vcpu_run_state {

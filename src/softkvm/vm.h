@@ -15,6 +15,11 @@
 enum { VM_MAX_VCPUS = 64, VM_MAX_VCPU_ID = 255, VM_MAX_SLOTS = 509, ROUTING_MAX_GSI = 4096, MCE_BANKS = 32 };
 
 struct engine; /* softkvm/engine.h */
+
+/* What KVM_GET_STATS_FD tells of a VM. Under `lock`. */
+struct vm_counts {
+	uint64_t remote_tlb_flush; /* times that all vCPUs dropped soft TLBs */
+};
 struct irqchip;
 
 struct vm {
@@ -33,6 +38,8 @@ struct vm {
 	_Atomic int refs;		/* VM fd, vCPU fds */
 	struct irqfds *irqfds;		/* api/irqfd.c, NULL until the first KVM_IRQFD */
 	struct timers *timers;		/* irqchip/timer.c: the thread "guise-timer" */
+	struct vm_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
+	struct stats_file *stats;	/* api/stats.c: that file, or NULL */
 	uint8_t *coalesced_ring;	/* api/iobus.c: one page, shared by all run areas */
 	int coalesced_ring_fd;
 
@@ -49,6 +56,10 @@ struct vm {
 	bool triple_fault_event;	/* KVM_CAP_X86_TRIPLE_FAULT_EVENT */
 	bool huge_pages;		/* softkvm_use_huge_pages() */
 	uint32_t disabled_exits;	/* KVM_X86_DISABLE_EXITS_* */
+	bool platform_info_hidden;	/* KVM_CAP_MSR_PLATFORM_INFO: not for the guest */
+	uint32_t user_msr_reasons;	/* KVM_MSR_EXIT_REASON_*: leave for the user instead of #GP */
+	uint32_t vcpu_id_limit;		/* KVM_CAP_MAX_VCPU_ID: vCPU ids are below; 0: not set */
+	struct msr_filter *msr_filter;	/* KVM_X86_SET_MSR_FILTER or NULL; replaced while vCPUs stand still */
 	uint64_t tss_addr, identity_map_addr;
 };
 

@@ -143,7 +143,9 @@ int main(void)
 	record_rules();
 	record_state();
 	record_exits();
+	record_msrs();
 	record_ways();
+	record_signals();
 	record_mappings();
 	puts("all recorded");
 	return 0;

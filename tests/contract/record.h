@@ -49,6 +49,8 @@ void record_rules(void);    /* what each request refuses, and in which order it 
 void record_state(void);    /* a new vCPU's registers */
 void record_exits(void);    /* struct kvm_run after guest code */
 void record_ways(void);     /* other calls than open() and ioctl(), signals, exec */
+void record_msrs(void);     /* MSRs of the user's, registers in the run area, features held to CPUID */
+void record_signals(void);  /* what handlers may do, cancellation, the program's own faults */
 void record_mappings(void); /* memory under a slot that is unmapped, protected, moved, dropped */
 
 #endif

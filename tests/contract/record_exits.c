@@ -2,6 +2,8 @@
 /* What guest code makes KVM_RUN say: the run area's fields after each exit, and the registers. */
 #include "record.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -143,6 +145,82 @@ static void interrupts(void)
 	machine_free(&m);
 }
 
+/* --- counters --- */
+
+/* The value of a counter in a file of KVM_GET_STATS_FD, read as its header says; -1: none. */
+static long counter(int fd, const char *name)
+{
+	struct kvm_stats_header header;
+	uint8_t desc[sizeof(struct kvm_stats_desc) + 256];
+	uint64_t value;
+
+	if (pread(fd, &header, sizeof(header), 0) != sizeof(header) || header.name_size > 256)
+		return -2;
+	for (uint32_t i = 0; i < header.num_desc; i++) {
+		const struct kvm_stats_desc *d = (const void *)desc;
+		size_t size = sizeof(*d) + header.name_size;
+
+		if (pread(fd, desc, size, (off_t)(header.desc_offset + i * size)) != (ssize_t)size)
+			return -3;
+		if (strncmp((const char *)desc + sizeof(*d), name, header.name_size))
+			continue;
+		if (d->flags || d->size != 1 || d->exponent || pread(fd, &value, 8, header.data_offset + d->offset) != 8)
+			return -4;
+		return (long)value;
+	}
+	return -1;
+}
+
+static void say_file(int fd, const char *key)
+{
+	struct kvm_stats_header header = {0};
+	char text[80], id[64] = "";
+
+	snprintf(text, sizeof(text), "%s: header", key);
+	say(text, "%d", pread(fd, &header, sizeof(header), 0) == sizeof(header) && !header.flags && header.id_offset == sizeof(header) &&
+				header.data_offset > header.desc_offset);
+	snprintf(text, sizeof(text), "%s: writing", key);
+	say_result(text, write(fd, &header, 1) < 0 ? -errno : 0);
+	snprintf(text, sizeof(text), "%s: close-on-exec", key);
+	say(text, "%d", fcntl(fd, F_GETFD));
+	if (pread(fd, id, sizeof(id) - 1, header.id_offset) > 0) {
+		char *rest = strchr(id, '/');
+
+		snprintf(text, sizeof(text), "%s: id", key);
+		say(text, "%.4s %s", id, rest ? rest : "");
+	}
+}
+
+static void counters(void)
+{
+	struct machine m = machine_new(NO_IRQCHIP);
+	int vcpu, vm;
+
+	LOAD(&m, ports);
+	machine_run(&m);
+	vcpu = call_number(m.vcpu, KVM_GET_STATS_FD, 0);
+	vm = call_number(m.vm, KVM_GET_STATS_FD, 0);
+	say_file(vcpu, "counters of the vCPU");
+	say_file(vm, "counters of the VM");
+	say("counters: one exit", "io %ld mmio %ld", counter(vcpu, "io_exits"), counter(vcpu, "mmio_exits"));
+	for (unsigned k = 0; k < 4; k++)
+		machine_run(&m);
+	say("counters: to HLT", "io %ld halt %ld", counter(vcpu, "io_exits"), counter(vcpu, "halt_exits"));
+	LOAD(&m, hypercall);
+	machine_run(&m);
+	say("counters: hypercall", "%ld of %ld more", counter(vcpu, "hypercalls"), counter(vcpu, "no_such_counter"));
+	m.run->immediate_exit = 1;
+	machine_run(&m);
+	m.run->immediate_exit = 0;
+	say("counters: the engine's exits", "%d", counter(vcpu, "exits") > 5);
+	close(vcpu);
+	vcpu = call_number(m.vcpu, KVM_GET_STATS_FD, 0);
+	say("counters: in another file", "io %ld", counter(vcpu, "io_exits"));
+	close(vcpu);
+	close(vm);
+	machine_free(&m);
+}
+
 static void immediate_exit(void)
 {
 	struct machine m = machine_new(NO_IRQCHIP);
@@ -202,6 +280,7 @@ void record_exits(void)
 	with(NO_IRQCHIP, "string from device memory", wide, wide_end, 4);
 	guest_debug();
 	interrupts();
+	counters();
 	immediate_exit();
 	read_only();
 	no_memory();

@@ -7,7 +7,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/openat2.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -16,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -189,6 +192,81 @@ static void through_exec(void)
 	machine_free(&m);
 }
 
+/* --- children --- */
+
+static int status_of(pid_t child)
+{
+	int status = 0;
+
+	waitpid(child, &status, 0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* A VM is its memory's: a child of vfork() has the same. */
+static void children(void)
+{
+	struct machine m = machine_new(NO_IRQCHIP);
+	struct kvm_regs regs;
+	pid_t child;
+
+	fflush(stdout);
+	child = (pid_t)syscall(SYS_fork);
+	if (!child)
+		_exit(-call(m.vcpu, KVM_GET_REGS, &regs));
+	say("child: by number", "%d", status_of(child));
+	child = vfork();
+	if (!child)
+		_exit(-call(m.vcpu, KVM_GET_REGS, &regs));
+	say("child: of vfork", "%d", status_of(child));
+	say_result("child: and its parent", call(m.vcpu, KVM_GET_REGS, &regs));
+	machine_free(&m);
+}
+
+GUEST(output, "movw $1000, %cx; 1: outb %al, $0x40; incl 0x5000; loop 1b; hlt");
+
+/* What the vCPU's thread of a VMM that trusts nobody may still do. */
+static int forbid_the_rest(void)
+{
+	static const int allowed[] = {SYS_ioctl, SYS_futex, SYS_clock_gettime, SYS_rt_sigreturn, SYS_exit_group};
+	enum { COUNT = sizeof(allowed) / sizeof(allowed[0]) };
+	struct sock_filter code[2 * COUNT + 2];
+	struct sock_fprog program = {2 * COUNT + 2, code};
+
+	code[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0 /* the number */);
+	for (unsigned k = 0; k < COUNT; k++) {
+		code[2 * k + 1] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)allowed[k], 0, 1);
+		code[2 * k + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	}
+	code[2 * COUNT + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int run_filtered(void)
+{
+	struct machine m = machine_new(NO_IRQCHIP);
+	unsigned exits = 0;
+
+	LOAD(&m, output);
+	if (machine_run(&m) || forbid_the_rest())
+		return 1;
+	while (!machine_run(&m) && m.run->exit_reason == KVM_EXIT_IO)
+		exits++;
+	return m.run->exit_reason == KVM_EXIT_HLT && exits == 999 ? 0 : 2;
+}
+
+static void filtered(void)
+{
+	pid_t child;
+
+	fflush(stdout);
+	child = fork();
+	if (!child) {
+		kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+		_exit(run_filtered());
+	}
+	say("filter of system calls: KVM_RUN", "%d", status_of(child));
+}
+
 /* Mappings that are changed by number. */
 static void mappings(void)
 {
@@ -208,5 +286,7 @@ void record_ways(void)
 	waiting();
 	kicks();
 	through_exec();
+	children();
+	filtered();
 	mappings();
 }

@@ -97,6 +97,11 @@ static void vouch(unsigned long request)
 	} else if (request == KVM_IRQFD) {
 		((struct kvm_irqfd *)arg)->fd = (uint32_t)some_fd(((struct kvm_irqfd *)arg)->fd);
 		((struct kvm_irqfd *)arg)->resamplefd = (uint32_t)some_fd(((struct kvm_irqfd *)arg)->resamplefd);
+	} else if (request == KVM_X86_SET_MSR_FILTER) {
+		struct kvm_msr_filter_range *range = ((struct kvm_msr_filter *)arg)->ranges;
+
+		for (unsigned k = 0; k < KVM_MSR_FILTER_MAX_RANGES; k++)
+			range[k].bitmap = (void *)some_address((uintptr_t)range[k].bitmap);
 	} else if (request == KVM_SET_DEVICE_ATTR || request == KVM_GET_DEVICE_ATTR) {
 		((struct kvm_device_attr *)arg)->addr = some_address(((struct kvm_device_attr *)arg)->addr);
 	}
@@ -151,6 +156,17 @@ static void keep_child(unsigned long request, struct softkvm *child)
 	softkvm_close(child);
 }
 
+/* What the user may have left in the run area: registers to take, an answer to the last exit. */
+static void fill_run_area(struct softkvm *vcpu, struct input *in)
+{
+	struct kvm_run *run = softkvm_run_area(vcpu);
+
+	run->kvm_valid_regs = take_byte(in);
+	run->kvm_dirty_regs = take_byte(in);
+	run->msr.error = run->kvm_dirty_regs >> 4 & 1;
+	memcpy(&run->s.regs, client.arg, sizeof(run->s.regs));
+}
+
 static void one_call(struct input *in)
 {
 	const struct ioctl_row *row = some_row(take_byte(in));
@@ -170,6 +186,8 @@ static void one_call(struct input *in)
 		change_arg(in, row->request);
 		vouch(row->request);
 	}
+	if (row->request == KVM_RUN && how & 4)
+		fill_run_area(h, in);
 	if (softkvm_ioctl(h, row->request, arg, &child) == 0 && child)
 		keep_child(row->request, child);
 }

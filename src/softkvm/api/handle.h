@@ -35,6 +35,7 @@ struct vcpu_api {
 	int run_fd;	      /* memfd of the first two pages of the run area */
 	struct run_mask *run_mask; /* KVM_SET_SIGNAL_MASK; NULL: none */
 	uint32_t tsc_khz;
+	struct stats_file *stats; /* KVM_GET_STATS_FD, or NULL */
 	bool has_run;	      /* CPUID may not change any more */
 };
 
@@ -71,6 +72,14 @@ void vm_get(struct vm *vm);
 void vm_put(struct vm *vm);						/* frees with the last reference */
 int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **vcpu);	/* vcpu.c; vm->lock held */
 void vcpu_destroy(struct vcpu *v);
+ioctl_handler get_vcpu_stats_fd, get_vm_stats_fd;			/* stats.c */
+struct stats_file;
+void stats_file_free(struct stats_file *file);				/* NULL: nothing */
+ioctl_handler set_msr_filter;						/* msr_filter.c */
+struct msr_filter;
+void msr_filter_free(struct msr_filter *filter);			/* NULL: nothing */
+int sync_regs_in(struct softkvm *h);					/* sync_regs.c: before KVM_RUN; 0/-EINVAL */
+void sync_regs_out(struct softkvm *h);					/* ... and after it */
 long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *region); /* slots.c */
 void memory_regions_free(struct vm *vm); /* the vCPUs are gone */
 long dirty_log_get(struct vm *vm, const struct kvm_dirty_log *log);

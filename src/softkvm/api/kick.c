@@ -118,6 +118,8 @@ void vm_stop(struct vm *vm, uint32_t requests)
 {
 	unsigned count = atomic_load(&vm->vcpu_count);
 
+	if (requests & (VREQ_MEMORY | VREQ_TLB_WRITE))
+		vm->counts->remote_tlb_flush++;
 	for (unsigned i = 0; i < count; i++) {
 		atomic_fetch_or(&vm->vcpu[i]->requests, requests | VREQ_PAUSE);
 		vcpu_call_out(vm->vcpu[i]);

@@ -83,6 +83,7 @@ void vcpu_power_on(struct vcpu *v)
 	v->sysenter_cs = v->sysenter_eip = v->sysenter_esp = 0;
 	v->pat = PAT_AT_RESET;
 	v->misc_enable = MISC_ENABLE_AT_RESET;
+	v->misc_features = 0;
 	v->smbase = SMBASE_AT_RESET;
 	v->spec_ctrl = v->debugctl = v->feature_control = 0;
 	v->tsc_offset = v->vm->vcpu_count ? v->vm->vcpu[0]->tsc_offset : -(int64_t)host_tsc(); /* all alike */

@@ -35,6 +35,11 @@ bool softkvm_is_system(const struct softkvm *handle);
  * For preload's wrapper of handlers. Async-signal-safe.
  */
 bool softkvm_signal_arrived(int number);
+/*
+ * The calling thread is about to call KVM_RUN: a signal that softkvm_signal_arrived() tells of from now on ends it, though it may
+ * not have begun yet.
+ */
+void softkvm_run_follows(void);
 /* Make a running KVM_RUN return -EINTR soon, as a signal would. Any thread, async-signal-safe. */
 void softkvm_kick(struct softkvm *vcpu);
 /* Guest RAM was written behind the vCPUs' backs (DMA): decoded code there is dropped. Any thread. */

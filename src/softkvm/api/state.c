@@ -20,7 +20,7 @@
 
 /* --- general registers --- */
 
-static long get_regs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+long get_regs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	const struct vcpu *v = h->vcpu;
 	const uint64_t *r = v->gpr;
@@ -32,7 +32,7 @@ static long get_regs(struct softkvm *h, void *data, uintptr_t arg, struct softkv
 	return 0;
 }
 
-static long set_regs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+long set_regs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	const struct kvm_regs *regs = data;
 	const uint64_t in_order[16] = {regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp,
@@ -212,7 +212,7 @@ static int sregs_in(struct vcpu *v, const struct kvm_sregs2 *in)
 	return 0;
 }
 
-static long get_sregs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+long get_sregs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	struct vcpu *v = h->vcpu;
 	struct kvm_sregs *out = data;
@@ -226,7 +226,7 @@ static long get_sregs(struct softkvm *h, void *data, uintptr_t arg, struct softk
 	return 0;
 }
 
-static long set_sregs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+long set_sregs(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	struct vcpu *v = h->vcpu;
 	const struct kvm_sregs *in = data;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Handlers that stand in state.c's table and are written in events.c and vector.c.
+ * Handlers that stand in state.c's table and are written in events.c and vector.c, or used by sync_regs.c.
  */
 #ifndef GUISE_SOFTKVM_API_STATE_ROWS_H
 #define GUISE_SOFTKVM_API_STATE_ROWS_H
@@ -8,6 +8,7 @@
 #include "softkvm/api/handle.h"
 
 ioctl_handler get_vcpu_events, set_vcpu_events, get_mp_state, set_mp_state, interrupt, nmi, setup_mce, set_mce;
+ioctl_handler get_regs, set_regs, get_sregs, set_sregs;
 ioctl_handler get_fpu, set_fpu, get_xsave, set_xsave;
 
 /* Is this a value XSETBV would take, with the components that the vCPU's CPUID offers? */

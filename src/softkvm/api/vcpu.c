@@ -31,15 +31,24 @@
 
 /* The vCPU whose KVM_RUN the calling thread is in: for signal handlers. */
 static _Thread_local struct vcpu *volatile running_here;
+static _Thread_local volatile bool signal_came; /* since softkvm_run_follows() */
+static _Thread_local volatile bool run_is_over; /* in KVM_RUN, but a signal is late for it */
 
 bool softkvm_signal_arrived(int number)
 {
 	struct vcpu *v = running_here;
 
+	signal_came = true;
 	if (!v)
 		return false;
-	vcpu_kick(v, VREQ_EXIT);
+	if (!run_is_over)
+		vcpu_kick(v, VREQ_EXIT);
 	return v->api->run_mask && run_mask_blocks_outside(v->api->run_mask, number);
+}
+
+void softkvm_run_follows(void)
+{
+	signal_came = false;
 }
 
 bool is_inside_run(void)
@@ -85,6 +94,7 @@ void vcpu_destroy(struct vcpu *v)
 	lapic_free(v);
 	fpu_deinit(v);
 	run_area_free(v);
+	stats_file_free(v->api->stats);
 	pthread_mutex_destroy(&v->api->lock);
 	free(v->cpuid);
 	free(v->feature);
@@ -114,6 +124,8 @@ static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id)
 	pthread_mutex_init(&v->api->lock, NULL);
 	v->vm = vm;
 	v->id = id;
+	v->counts = &v->own_counts;
+	v->platform_info = PLATFORM_INFO_CPUID_FAULT;
 	v->index = vm->vcpu_count;
 	v->cont = 1;
 	return v;
@@ -163,25 +175,40 @@ int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
 
 /* --- KVM_RUN --- */
 
-static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+static long enter_guest(struct softkvm *h)
 {
 	struct vcpu *v = h->vcpu;
 	struct run_mask *mask = v->api->run_mask;
 	long ret;
 
-	v->api->has_run = true;
-	run_mask_allow_engine_signals();
 	if (mask && run_mask_signal_waits(mask)) {
 		v->run->exit_reason = KVM_EXIT_INTR;
 		return -EINTR;
 	}
+	run_is_over = false;
 	running_here = v;
+	if (signal_came)
+		vcpu_kick(v, VREQ_EXIT);
 	if (mask)
 		run_mask_enter(mask);
 	ret = vcpu_run(v);
+	run_is_over = true;
 	if (mask)
 		run_mask_leave(mask);
 	running_here = NULL;
+	return ret;
+}
+
+static long run(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
+{
+	long ret;
+
+	h->vcpu->api->has_run = true;
+	run_mask_allow_engine_signals();
+	ret = sync_regs_in(h);
+	if (!ret)
+		ret = enter_guest(h);
+	sync_regs_out(h);
 	return ret;
 }
 
@@ -372,7 +399,12 @@ static long tpr_access_reporting(struct softkvm *h, void *data, uintptr_t arg, s
 
 static long vcpu_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
-	return -EINVAL; /* none of those offered is per vCPU */
+	const struct kvm_enable_cap *cap = data;
+
+	if (cap->flags || cap->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+		return -EINVAL;
+	h->vcpu->pv_enforced = cap->args[0];
+	return 0;
 }
 
 const struct ioctl_row vcpu_ioctls[] = {
@@ -391,6 +423,7 @@ const struct ioctl_row vcpu_ioctls[] = {
 	{KVM_SET_DEVICE_ATTR, "KVM_SET_DEVICE_ATTR", HANDLE_VCPU, ARG_IN, set_attr},
 	{KVM_TRANSLATE, "KVM_TRANSLATE", HANDLE_VCPU, ARG_IN | ARG_OUT | LOCK_VM, translate},
 	{KVM_TPR_ACCESS_REPORTING, "KVM_TPR_ACCESS_REPORTING", HANDLE_VCPU, ARG_IN | ARG_OUT, tpr_access_reporting},
+	{KVM_GET_STATS_FD, "KVM_GET_STATS_FD", HANDLE_VCPU, 0, get_vcpu_stats_fd},
 	{KVM_ENABLE_CAP, "KVM_ENABLE_CAP", HANDLE_VCPU, ARG_IN, vcpu_enable_cap},
 	{0},
 };

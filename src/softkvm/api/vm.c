@@ -38,6 +38,8 @@ static void vm_free(struct vm *vm)
 	irqchip_free(vm);
 	pvclock_free(vm);
 	iobus_free(vm);
+	msr_filter_free(vm->msr_filter);
+	stats_file_free(vm->stats);
 	memory_regions_free(vm);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->split_lock);
@@ -53,6 +55,7 @@ int vm_create(const struct engine *engine, struct vm **out)
 		return -ENOMEM;
 	vm->engine = engine;
 	vm->refs = 1;
+	vm->counts = &vm->own_counts;
 	vm->tsc_khz = host_tsc_khz();
 	mutex_init_normal(&vm->lock);
 	mutex_init_normal(&vm->split_lock);
@@ -89,7 +92,7 @@ static long create_vcpu(struct softkvm *h, void *data, uintptr_t arg, struct sof
 	struct softkvm *vcpu_handle;
 	int err;
 
-	if (!child || (uint32_t)arg > VM_MAX_VCPU_ID)
+	if (!child || (uint32_t)arg > VM_MAX_VCPU_ID || (h->vm->vcpu_id_limit && (uint32_t)arg >= h->vm->vcpu_id_limit))
 		return -EINVAL;
 	vcpu_handle = calloc(1, sizeof(*vcpu_handle));
 	if (!vcpu_handle)
@@ -202,6 +205,25 @@ static int enable_disable_exits(struct vm *vm, uint64_t exits)
 	return 0;
 }
 
+static int enable_user_msrs(struct vm *vm, uint64_t reasons)
+{
+	const uint32_t known = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+
+	if (reasons & ~(uint64_t)known)
+		return -EINVAL;
+	vm->user_msr_reasons = (uint32_t)reasons;
+	return 0;
+}
+
+/* Once: the same again is no error. */
+static int limit_vcpu_ids(struct vm *vm, uint64_t limit)
+{
+	if (limit > VM_MAX_VCPU_ID || (vm->vcpu_id_limit && limit != vm->vcpu_id_limit))
+		return -EINVAL;
+	vm->vcpu_id_limit = (uint32_t)limit;
+	return 0;
+}
+
 static long vm_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
 {
 	const struct kvm_enable_cap *cap = data;
@@ -217,6 +239,13 @@ static long vm_enable_cap(struct softkvm *h, void *data, uintptr_t arg, struct s
 		return enable_manual_dirty_log(h->vm, cap->args[0]);
 	case KVM_CAP_X86_DISABLE_EXITS:
 		return enable_disable_exits(h->vm, cap->args[0]);
+	case KVM_CAP_X86_USER_SPACE_MSR:
+		return enable_user_msrs(h->vm, cap->args[0]);
+	case KVM_CAP_MSR_PLATFORM_INFO:
+		h->vm->platform_info_hidden = !cap->args[0];
+		return 0;
+	case KVM_CAP_MAX_VCPU_ID:
+		return limit_vcpu_ids(h->vm, cap->args[0]);
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		h->vm->exception_payload = cap->args[0];
 		return 0;
@@ -439,6 +468,7 @@ const struct ioctl_row vm_ioctls[] = {
 	{KVM_SET_IDENTITY_MAP_ADDR, "KVM_SET_IDENTITY_MAP_ADDR", HANDLE_VM, ARG_IN | LOCK_VM, set_identity_map_addr},
 	{KVM_SET_BOOT_CPU_ID, "KVM_SET_BOOT_CPU_ID", HANDLE_VM, LOCK_VM, set_boot_cpu_id},
 	{KVM_ENABLE_CAP, "KVM_ENABLE_CAP", HANDLE_VM, ARG_IN | LOCK_VM, vm_enable_cap},
+	{KVM_GET_STATS_FD, "KVM_GET_STATS_FD", HANDLE_VM, LOCK_VM, get_vm_stats_fd},
 	{KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", HANDLE_VM, LOCK_VM, create_irqchip},
 	{KVM_CREATE_PIT, "KVM_CREATE_PIT", HANDLE_VM, LOCK_VM, create_pit},
 	{KVM_CREATE_PIT2, "KVM_CREATE_PIT2", HANDLE_VM, ARG_IN | LOCK_VM, create_pit2},
@@ -458,6 +488,7 @@ const struct ioctl_row vm_ioctls[] = {
 	{KVM_REGISTER_COALESCED_MMIO, "KVM_REGISTER_COALESCED_MMIO", HANDLE_VM, ARG_IN | LOCK_VM, register_coalesced},
 	{KVM_UNREGISTER_COALESCED_MMIO, "KVM_UNREGISTER_COALESCED_MMIO", HANDLE_VM, ARG_IN | LOCK_VM,
 	 unregister_coalesced},
+	{KVM_X86_SET_MSR_FILTER, "KVM_X86_SET_MSR_FILTER", HANDLE_VM, ARG_IN | LOCK_VM, set_msr_filter},
 	{KVM_GET_CLOCK, "KVM_GET_CLOCK", HANDLE_VM, ARG_OUT | LOCK_VM, get_clock},
 	{KVM_SET_CLOCK, "KVM_SET_CLOCK", HANDLE_VM, ARG_IN | LOCK_VM, set_clock},
 	{KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", HANDLE_VM, 0, vm_get_tsc_khz},

@@ -289,6 +289,7 @@ void op_wbinvd(struct vcpu *v, const struct insn *i)
 void op_hlt(struct vcpu *v, const struct insn *i)
 {
 	v->halted = true;
+	v->counts->halt_exits++;
 	want_attention(v);
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "softkvm/interpret/control.h"
+#include "softkvm/interpret/msr.h"
 #include "softkvm/interpret/operand.h"
 #include "softkvm/interpret/ops.h"
 
@@ -198,6 +199,8 @@ void op_cpuid(struct vcpu *v, const struct insn *i)
 	const struct kvm_cpuid_entry2 *e = find_or_highest(v, function, index);
 	uint32_t r[4] = {0};
 
+	if (v->misc_features & MISC_FEATURES_CPUID_FAULT && v->cpl)
+		raise_error(v, VEC_GP, 0);
 	if (e)
 		for (int k = 0; k < 4; k++)
 			r[k] = (&e->eax)[k];

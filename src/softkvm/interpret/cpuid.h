@@ -19,6 +19,8 @@ const struct kvm_cpuid_entry2 *cpuid_find(const struct vcpu *v, uint32_t functio
 /* Is a bit of EAX EBX ECX EDX (0..3) of a leaf set? */
 enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
 bool cpuid_has(const struct vcpu *v, uint32_t function, uint32_t index, enum cpuid_reg reg, unsigned bit);
+/* May the guest use one of KVM's features (KVM_FEATURE_*)? All, unless the user has them held to CPUID. */
+bool cpuid_has_pv(const struct vcpu *v, unsigned feature);
 /* State components the guest may enable in XCR0 (leaf 0Dh). */
 uint64_t cpuid_xcr0_mask(const struct vcpu *v);
 

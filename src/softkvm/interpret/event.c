@@ -446,6 +446,7 @@ static void deliver_nmi(struct vcpu *v)
 		atomic_fetch_sub(&v->nmi_pending, 1);
 		v->nmi_injected = v->nmi_masked = true;
 	}
+	v->counts->nmi_injections++;
 	begin(v, VEC_NMI);
 	event_deliver(v, VEC_NMI, EVENT_NMI, false, 0, v->rip);
 	v->nmi_injected = false;
@@ -453,6 +454,7 @@ static void deliver_nmi(struct vcpu *v)
 
 static void deliver_interrupt(struct vcpu *v)
 {
+	v->counts->irq_injections++;
 	begin(v, v->irq_vector);
 	event_deliver(v, v->irq_vector, EVENT_INTERRUPT, false, 0, v->rip);
 	v->irq_injected = false;

@@ -27,8 +27,9 @@
 
 enum { PIO_DATA_OFFSET = 4096 };
 
-/* Port accesses are filed among the fragments with this bit in their address. */
+/* Port and MSR accesses are filed among the fragments with such a bit in their address. */
 #define FRAGMENT_PORT (1ull << 63)
+#define FRAGMENT_MSR  (1ull << 62)
 
 static void rest_vector_state(struct vcpu *v)
 {
@@ -83,6 +84,7 @@ static _Noreturn void leave_for_mmio(struct vcpu *v, gpa_t gpa, const void *data
 {
 	struct kvm_run *run = v->run;
 
+	v->counts->mmio_exits++;
 	run->exit_reason = KVM_EXIT_MMIO;
 	run->mmio.phys_addr = gpa;
 	run->mmio.len = size;
@@ -134,6 +136,7 @@ static _Noreturn void leave_for_pio(struct vcpu *v, uint16_t port, unsigned size
 {
 	struct kvm_run *run = v->run;
 
+	v->counts->io_exits++;
 	run->exit_reason = KVM_EXIT_IO;
 	run->io.direction = is_write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
 	run->io.size = (uint8_t)size;
@@ -234,7 +237,43 @@ void op_out(struct vcpu *v, const struct insn *i)
 	debug_io_access(v, port, size);
 }
 
+/* --- MSRs --- */
+
+bool msr_answered(struct vcpu *v, uint32_t index, uint64_t *value, bool is_write)
+{
+	if (!take_fragment(v, FRAGMENT_MSR | index, value, sizeof(*value), is_write))
+		return false;
+	if (v->msr_failed)
+		raise_error(v, VEC_GP, 0);
+	return true;
+}
+
+_Noreturn void msr_leave(struct vcpu *v, uint32_t index, uint64_t value, bool is_write, uint32_t reason)
+{
+	struct kvm_run *run = v->run;
+
+	lockstep_device(v);
+	rest_vector_state(v);
+	run->exit_reason = is_write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR;
+	run->msr.error = 0;
+	for (unsigned k = 0; k < sizeof(run->msr.pad); k++)
+		run->msr.pad[k] = 0;
+	run->msr.reason = reason;
+	run->msr.index = index;
+	run->msr.data = value;
+	v->io_string_want = 0;
+	leave_for_access(v, FRAGMENT_MSR | index, sizeof(value), is_write);
+}
+
 /* --- the next KVM_RUN --- */
+
+/* Where the user has put the answer. */
+static const void *answer(struct vcpu *v, const struct mmio_fragment *f)
+{
+	if (f->gpa & FRAGMENT_PORT)
+		return pio_string_buffer(v);
+	return f->gpa & FRAGMENT_MSR ? (const void *)&v->run->msr.data : v->run->mmio.data;
+}
 
 void io_complete(struct vcpu *v)
 {
@@ -246,6 +285,8 @@ void io_complete(struct vcpu *v)
 		v->io_string_count = v->io_string_want;
 		return;
 	}
-	copy_bytes(f->data, f->gpa & FRAGMENT_PORT ? pio_string_buffer(v) : v->run->mmio.data, f->size);
+	if (f->gpa & FRAGMENT_MSR)
+		v->msr_failed = v->run->msr.error;
+	copy_bytes(f->data, answer(v, f), f->size);
 	v->mmio_count++;
 }

@@ -23,6 +23,13 @@ uint8_t *pio_string(struct vcpu *v, uint16_t port, unsigned size, unsigned want,
 bool pio_string_done(struct vcpu *v, unsigned *count);
 void pio_string_end(struct vcpu *v, uint16_t port, unsigned size);
 
+/*
+ * An MSR that the user stands for. Answered: the last exit was for this access, and *value is what was read; #GP if the user
+ * said so. Leave: with KVM_EXIT_X86_RDMSR or _WRMSR, reason: KVM_MSR_EXIT_REASON_*.
+ */
+bool msr_answered(struct vcpu *v, uint32_t index, uint64_t *value, bool is_write);
+_Noreturn void msr_leave(struct vcpu *v, uint32_t index, uint64_t value, bool is_write, uint32_t reason);
+
 static inline uint8_t *pio_string_buffer(struct vcpu *v)
 {
 	return (uint8_t *)v->run + 4096;

@@ -9,12 +9,12 @@
  */
 #include "softkvm/interpret/msr.h"
 
+#include <asm/kvm_para.h>
 #include <stddef.h>
 
 #include "softkvm/interpret/control.h"
 #include "softkvm/interpret/cpuid.h"
 #include "softkvm/interpret/operand.h"
-#include "softkvm/interpret/ops.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/pvclock.h"
 #include "softkvm/irqchip/state.h"
@@ -23,7 +23,7 @@
 enum {
 	MSR_PLATFORM_ID = 0x17, MSR_EBL_CR_POWERON = 0x2a, MSR_EBC_FREQUENCY_ID = 0x2c, MSR_SMI_COUNT = 0x34,
 	MSR_SMBASE = 0x9e, MSR_PLATFORM_INFO = 0xce, MSR_UCODE_WRITE = 0x79, MSR_FLUSH_CMD = 0x10b,
-	MSR_MISC_FEATURES_ENABLES = 0x140, MSR_PERF_STATUS = 0x198, MSR_PERF_CTL = 0x199, MSR_LBR_FROM = 0x1db,
+	MSR_MISC_FEATURES_ENABLES = 0x140, MSR_POWER_CTL = 0x1fc, MSR_PERF_CAPABILITIES = 0x345, MSR_PERF_STATUS = 0x198, MSR_PERF_CTL = 0x199, MSR_LBR_FROM = 0x1db,
 	MSR_LBR_INT_TO = 0x1de, MSR_RAPL_UNIT = 0x606, MSR_PKG_ENERGY = 0x611, MSR_DRAM_ENERGY = 0x619,
 	MSR_PP0_ENERGY = 0x639, MSR_PP1_ENERGY = 0x641, MSR_P6_PERFCTR0 = 0xc1, MSR_P6_PERFCTR1 = 0xc2,
 	MSR_P6_EVNTSEL0 = 0x186, MSR_P6_EVNTSEL1 = 0x187
@@ -72,6 +72,7 @@ static const struct plain_msr {
 	{MSR_SYSENTER_EIP, AT(sysenter_eip), CHECK_CANONICAL, ~0ull},
 	{MSR_PAT, AT(pat), CHECK_PAT, ~0ull},
 	{MSR_MISC_ENABLE, AT(misc_enable), CHECK_NONE, ~0ull},
+	{MSR_POWER_CTL, AT(power_ctl), CHECK_NONE, ~0ull},
 	{MSR_SPEC_CTRL, AT(spec_ctrl), CHECK_NONE, 0x7},
 	{MSR_DEBUGCTL, AT(debugctl), CHECK_NONE, 0x3},
 	{MSR_MTRR_DEF_TYPE, AT(mtrr_def_type), CHECK_MTRR_TYPE, 0xcff},
@@ -224,6 +225,33 @@ static void set_tsc_adjust(struct vcpu *v, uint64_t value, bool host)
 	v->tsc_adjust = value;
 }
 
+/* --- KVM's own --- */
+
+bool cpuid_has_pv(const struct vcpu *v, unsigned feature)
+{
+	return !v->pv_enforced || cpuid_has(v, 0x40000001, 0, CPUID_EAX, feature);
+}
+
+static bool has_pv_feature_of(const struct vcpu *v, uint32_t index)
+{
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		return cpuid_has_pv(v, KVM_FEATURE_CLOCKSOURCE);
+	case MSR_KVM_WALL_CLOCK_NEW:
+	case MSR_KVM_SYSTEM_TIME_NEW:
+		return cpuid_has_pv(v, KVM_FEATURE_CLOCKSOURCE2);
+	case MSR_KVM_STEAL_TIME:
+		return cpuid_has_pv(v, KVM_FEATURE_STEAL_TIME);
+	case MSR_KVM_PV_EOI_EN:
+		return cpuid_has_pv(v, KVM_FEATURE_PV_EOI);
+	case MSR_KVM_POLL_CONTROL:
+		return cpuid_has_pv(v, KVM_FEATURE_POLL_CONTROL);
+	default:
+		return true;
+	}
+}
+
 /* --- reading --- */
 
 static bool may_use(const struct vcpu *v, uint32_t index, bool host)
@@ -266,8 +294,6 @@ static bool get_constant(struct vcpu *v, uint32_t index, uint64_t *value)
 	case MSR_PLATFORM_ID:
 	case MSR_EBL_CR_POWERON:
 	case MSR_SMI_COUNT:
-	case MSR_PLATFORM_INFO:
-	case MSR_MISC_FEATURES_ENABLES:
 	case MSR_PERF_CTL:
 	case MSR_LBR_FROM ... MSR_LBR_INT_TO:
 	case MSR_RAPL_UNIT:
@@ -339,6 +365,15 @@ int msr_get(struct vcpu *v, uint32_t index, uint64_t *value, bool host)
 	case MSR_FEATURE_CONTROL:
 		*value = v->feature_control;
 		return v->is_intel || host ? 0 : -1;
+	case MSR_PLATFORM_INFO:
+		*value = v->platform_info;
+		return host || !v->vm->platform_info_hidden ? 0 : -1;
+	case MSR_MISC_FEATURES_ENABLES:
+		*value = v->misc_features;
+		return 0;
+	case MSR_PERF_CAPABILITIES: /* there are no performance counters */
+		*value = 0;
+		return host ? 0 : -1;
 	case MSR_SMBASE:
 		*value = v->smbase;
 		return host ? 0 : -1;
@@ -356,10 +391,12 @@ int msr_get(struct vcpu *v, uint32_t index, uint64_t *value, bool host)
 		*value = *at;
 		return 0;
 	}
+	if (!has_pv_feature_of(v, index))
+		return -1;
 	r = pvclock_msr_read(v, index, value);
 	if (r <= 0)
 		return r;
-	return get_constant(v, index, value) ? 0 : -1;
+	return get_constant(v, index, value) ? 0 : MSR_UNKNOWN;
 }
 
 /* --- writing --- */
@@ -381,7 +418,6 @@ static bool is_ignored_write(uint32_t index, uint64_t value)
 		return true;
 	case MSR_PRED_CMD:
 		return !(value & ~1ull);
-	case MSR_MISC_FEATURES_ENABLES:
 	case MSR_MMIO_CONF:
 	case MSR_SYSCFG:
 		return value == 0;
@@ -413,9 +449,21 @@ static bool set_special(struct vcpu *v, uint32_t index, uint64_t value, bool hos
 		if (host)
 			v->smbase = value;
 		return true;
+	case MSR_PLATFORM_INFO: /* CPUID faulting does not go while it is in use */
+		*good = host && (value & PLATFORM_INFO_CPUID_FAULT || !v->misc_features);
+		if (*good)
+			v->platform_info = value;
+		return true;
+	case MSR_MISC_FEATURES_ENABLES:
+		*good = !(value & ~MISC_FEATURES_CPUID_FAULT) && (!value || v->platform_info & PLATFORM_INFO_CPUID_FAULT);
+		if (*good)
+			v->misc_features = value;
+		return true;
+	case MSR_PERF_CAPABILITIES:
+		*good = host && !value;
+		return true;
 	case MSR_MCG_CAP:
 	case MSR_ARCH_CAPABILITIES:
-	case MSR_PLATFORM_INFO:
 		*good = host;
 		return true;
 	case MSR_HWCR: /* FFDIS, MCSTATUSWREN and TSCFREQSEL as KVM; IGNNE and others without effect */
@@ -468,28 +516,14 @@ int msr_set(struct vcpu *v, uint32_t index, uint64_t value, bool host)
 		*at = value;
 		return 0;
 	}
+	if (!has_pv_feature_of(v, index))
+		return -1;
 	r = pvclock_msr_write(v, index, value);
 	if (r <= 0)
 		return r;
-	return is_ignored_write(index, value) ? 0 : -1;
-}
-
-/* --- instructions --- */
-
-void op_rdmsr(struct vcpu *v, const struct insn *i)
-{
-	uint64_t value;
-
-	if (msr_get(v, v->gpr[RCX], &value, false))
-		raise_error(v, VEC_GP, 0);
-	v->gpr[RAX] = (uint32_t)value;
-	v->gpr[RDX] = value >> 32;
-}
-
-void op_wrmsr(struct vcpu *v, const struct insn *i)
-{
-	if (msr_set(v, v->gpr[RCX], (uint32_t)v->gpr[RAX] | v->gpr[RDX] << 32, false))
-		raise_error(v, VEC_GP, 0);
+	if (is_ignored_write(index, value))
+		return 0;
+	return get_constant(v, index, &value) || index == MSR_PRED_CMD ? MSR_REFUSED : MSR_UNKNOWN;
 }
 
 /* --- lists --- */
@@ -497,7 +531,8 @@ void op_wrmsr(struct vcpu *v, const struct insn *i)
 const uint32_t msr_save_list[] = {
 	MSR_TSC, MSR_TSC_ADJUST, MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_STAR, MSR_CSTAR,
 	MSR_KERNEL_GS_BASE, MSR_FMASK, MSR_LSTAR, MSR_PAT, MSR_FEATURE_CONTROL, MSR_SPEC_CTRL, MSR_TSC_AUX, MSR_XSS,
-	MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_MISC_ENABLE, MSR_MCG_STATUS, MSR_MCG_CTL, MSR_SMBASE, MSR_DEBUGCTL,
+	MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_PLATFORM_INFO, MSR_MISC_FEATURES_ENABLES, MSR_MISC_ENABLE, MSR_POWER_CTL,
+	MSR_PERF_CAPABILITIES, MSR_MCG_STATUS, MSR_MCG_CTL, MSR_SMBASE, MSR_DEBUGCTL,
 	MSR_MTRR_DEF_TYPE, MSR_MTRR_FIX64K, MSR_MTRR_FIX16K_80000, MSR_MTRR_FIX16K_A0000, MSR_MTRR_FIX4K_C0000,
 	MSR_MTRR_FIX4K_C0000 + 1, MSR_MTRR_FIX4K_C0000 + 2, MSR_MTRR_FIX4K_C0000 + 3, MSR_MTRR_FIX4K_C0000 + 4,
 	MSR_MTRR_FIX4K_C0000 + 5, MSR_MTRR_FIX4K_C0000 + 6, MSR_MTRR_FIX4K_C0000 + 7, MSR_MTRR_PHYSBASE0,
@@ -510,7 +545,7 @@ const uint32_t msr_save_list[] = {
 };
 const unsigned msr_save_count = sizeof(msr_save_list) / sizeof(msr_save_list[0]);
 
-const uint32_t msr_feature_list[] = {MSR_ARCH_CAPABILITIES, MSR_BIOS_SIGN_ID, MSR_DE_CFG};
+const uint32_t msr_feature_list[] = {MSR_ARCH_CAPABILITIES, MSR_BIOS_SIGN_ID, MSR_DE_CFG, MSR_PERF_CAPABILITIES};
 const unsigned msr_feature_count = sizeof(msr_feature_list) / sizeof(msr_feature_list[0]);
 
 int msr_feature_get(uint32_t index, uint64_t *value)
@@ -524,6 +559,9 @@ int msr_feature_get(uint32_t index, uint64_t *value)
 		return 0;
 	case MSR_DE_CFG:
 		*value = 2; /* LFENCE serialises */
+		return 0;
+	case MSR_PERF_CAPABILITIES:
+		*value = 0;
 		return 0;
 	default:
 		return -1;

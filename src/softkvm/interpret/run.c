@@ -41,6 +41,7 @@ static int exit_with(struct vcpu *v, uint32_t reason)
 static int interrupted(struct vcpu *v)
 {
 	v->run->exit_reason = KVM_EXIT_INTR;
+	v->counts->signal_exits++;
 	return -EINTR;
 }
 
@@ -120,8 +121,10 @@ static int deliver_events(struct vcpu *v)
 		wake(v);
 	}
 	if (v->run->request_interrupt_window && lapic_accepts_user_interrupt(v)) {
-		if (window_is_open(v))
+		if (window_is_open(v)) {
+			v->counts->irq_window_exits++;
 			return exit_with(v, KVM_EXIT_IRQ_WINDOW_OPEN);
+		}
 		v->irq_waits = true;
 	}
 	return GO_ON;
@@ -198,6 +201,7 @@ static void execute_single(struct vcpu *v)
 
 static void execute(struct vcpu *v)
 {
+	v->counts->exits++; /* beforehand: it may leave by longjmp */
 	if (unlikely(v->shadow || restarts_for_io(v) || debug_steps(v))) {
 		execute_single(v);
 		return;
@@ -308,6 +312,5 @@ int vcpu_run(struct vcpu *v)
 	export_run(v);
 	pvclock_steal_stop(v);
 	vcpu_exit(v);
-	v->exits++;
 	return r;
 }

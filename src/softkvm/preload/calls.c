@@ -54,14 +54,27 @@ static int make_descriptor(unsigned long request, struct softkvm *child)
 	return fd;
 }
 
-static int kvm_ioctl(struct softkvm *handle, unsigned long request, void *arg)
+static int held_ioctl(struct softkvm *handle, unsigned long request, void *arg)
 {
 	struct softkvm *child = NULL;
-	long ret = softkvm_ioctl(handle, request, (uintptr_t)arg, &child);
+	long ret = request == KVM_RUN ? run_vcpu(handle, (uintptr_t)arg) : softkvm_ioctl(handle, request, (uintptr_t)arg, &child);
 
 	if (ret < 0)
 		return failed(ret);
 	return child ? make_descriptor(request, child) : (int)ret;
+}
+
+/* Handlers run at the end, as when the kernel's ioctl() returns. */
+static int kvm_ioctl(struct softkvm *handle, unsigned long request, void *arg)
+{
+	int ret;
+
+	if (request == KVM_RUN)
+		softkvm_run_follows();
+	handlers_hold();
+	ret = held_ioctl(handle, request, arg);
+	handlers_release();
+	return ret;
 }
 
 EXPORT int ioctl(int fd, unsigned long request, ...)

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { CHUNK = 1024, CHUNKS = 1024 }; /* descriptors 0 .. 2^20 - 1 */
@@ -22,6 +23,19 @@ struct shared {
 
 static _Atomic(_Atomic(struct shared *) *) table[CHUNKS];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* The program's handlers may close descriptors: they wait. */
+static void lock_table(void)
+{
+	handlers_hold();
+	pthread_mutex_lock(&lock);
+}
+
+static void unlock_table(void)
+{
+	pthread_mutex_unlock(&lock);
+	handlers_release();
+}
 
 static _Atomic(struct shared *) *entry(int fd, bool make)
 {
@@ -38,11 +52,38 @@ static _Atomic(struct shared *) *entry(int fd, bool make)
 	return chunk ? &chunk[fd % CHUNK] : NULL;
 }
 
+/*
+ * The process's number, which every request asks for. The word that keeps it is zero in a child after fork, however that was made,
+ * and is shared after vfork, as the memory of a VM is. No system call, as filters of VMMs forbid what they do not make themselves.
+ */
+pid_t own_process(void)
+{
+	static _Atomic(_Atomic pid_t *) kept;
+	_Atomic pid_t *word = atomic_load_explicit(&kept, memory_order_acquire), *none = NULL;
+	pid_t pid;
+
+	if (!word) {
+		word = NEXT(mmap)(NULL, sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (word == MAP_FAILED)
+			return getpid();
+		if (NEXT(madvise)(word, sysconf(_SC_PAGESIZE), MADV_WIPEONFORK) || !atomic_compare_exchange_strong(&kept, &none, word)) {
+			NEXT(munmap)(word, sysconf(_SC_PAGESIZE));
+			return getpid();
+		}
+	}
+	pid = atomic_load_explicit(word, memory_order_relaxed);
+	if (!pid) {
+		pid = getpid();
+		atomic_store_explicit(word, pid, memory_order_relaxed);
+	}
+	return pid;
+}
+
 static void put(struct shared *shared)
 {
 	if (--shared->descriptors)
 		return;
-	if (shared->owner == getpid())
+	if (shared->owner == own_process())
 		softkvm_close(shared->handle);
 	free(shared);
 }
@@ -52,13 +93,13 @@ int descriptor_add(int fd, struct softkvm *handle)
 	struct shared *shared = malloc(sizeof(*shared));
 	_Atomic(struct shared *) *e;
 
-	pthread_mutex_lock(&lock);
+	lock_table();
 	e = entry(fd, true);
 	if (shared && e) {
-		*shared = (struct shared){handle, 1, getpid()};
+		*shared = (struct shared){handle, 1, own_process()};
 		atomic_store_explicit(e, shared, memory_order_release);
 	}
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 	if (shared && e)
 		return 0;
 	free(shared);
@@ -72,7 +113,7 @@ int descriptor_copy(int fd, int copy)
 	struct shared *shared = NULL;
 	int err = 0;
 
-	pthread_mutex_lock(&lock);
+	lock_table();
 	from = entry(fd, false);
 	if (from)
 		shared = *from;
@@ -85,7 +126,7 @@ int descriptor_copy(int fd, int copy)
 			err = -ENOMEM;
 		}
 	}
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 	return err;
 }
 
@@ -104,9 +145,9 @@ void descriptor_drop(int fd)
 
 	if (!e || !atomic_load_explicit(e, memory_order_relaxed))
 		return; /* nearly every close() of the program */
-	pthread_mutex_lock(&lock);
+	lock_table();
 	drop_locked(fd);
-	pthread_mutex_unlock(&lock);
+	unlock_table();
 }
 
 void descriptor_drop_range(unsigned first, unsigned last)
@@ -129,6 +170,6 @@ struct softkvm *descriptor_find(int fd, bool *foreign)
 
 	if (!shared)
 		return NULL;
-	*foreign = shared->owner != getpid();
+	*foreign = shared->owner != own_process();
 	return shared->handle;
 }

@@ -41,17 +41,40 @@ static void *map_handle(struct softkvm *handle, void *addr, size_t size, int pro
 	return map == MAP_FAILED ? map : map_run_area(handle, map, size, prot, offset);
 }
 
+/* As softkvm_mapping_begin() and _end(); the program's handlers wait meanwhile, as they do for the kernel's munmap(). */
+static bool change_begins(void *addr, size_t size)
+{
+	handlers_hold();
+	if (softkvm_mapping_begin(addr, size))
+		return true;
+	handlers_release();
+	return false;
+}
+
+static void change_ends(void *addr, size_t size)
+{
+	softkvm_mapping_end(addr, size);
+	handlers_release();
+}
+
+static void replaced(void *addr, size_t size)
+{
+	handlers_hold();
+	softkvm_mapping_replaced(addr, size);
+	handlers_release();
+}
+
 /* Over an existing mapping. It may be memory of a slot. */
 static void *map_over(void *addr, size_t size, int prot, int flags, int fd, off_t offset)
 {
 	bool stays = (prot & ALL_RIGHTS) == ALL_RIGHTS;
-	bool stopped = !stays && softkvm_mapping_begin(addr, size);
+	bool stopped = !stays && change_begins(addr, size);
 	void *map = NEXT(mmap)(addr, size, prot, flags, fd, offset);
 
 	if (stopped)
-		softkvm_mapping_end(addr, size);
+		change_ends(addr, size);
 	else if (map != MAP_FAILED)
-		softkvm_mapping_replaced(addr, size);
+		replaced(addr, size);
 	return map;
 }
 
@@ -85,11 +108,11 @@ EXPORT void *mmap64(void *addr, size_t size, int prot, int flags, int fd, off64_
 
 int program_munmap(void *addr, size_t size)
 {
-	bool stopped = softkvm_mapping_begin(addr, size);
+	bool stopped = change_begins(addr, size);
 	int ret = NEXT(munmap)(addr, size);
 
 	if (stopped)
-		softkvm_mapping_end(addr, size);
+		change_ends(addr, size);
 	return ret;
 }
 
@@ -100,11 +123,11 @@ EXPORT int munmap(void *addr, size_t size)
 
 int program_mprotect(void *addr, size_t size, int prot)
 {
-	bool stopped = (prot & ALL_RIGHTS) != ALL_RIGHTS && softkvm_mapping_begin(addr, size);
+	bool stopped = (prot & ALL_RIGHTS) != ALL_RIGHTS && change_begins(addr, size);
 	int ret = NEXT(mprotect)(addr, size, prot);
 
 	if (stopped)
-		softkvm_mapping_end(addr, size);
+		change_ends(addr, size);
 	return ret;
 }
 
@@ -116,11 +139,11 @@ EXPORT int mprotect(void *addr, size_t size, int prot)
 /* A key may take rights away from one thread and not from another: not followed further. */
 EXPORT int pkey_mprotect(void *addr, size_t size, int prot, int key)
 {
-	bool stopped = softkvm_mapping_begin(addr, size);
+	bool stopped = change_begins(addr, size);
 	int ret = NEXT(pkey_mprotect)(addr, size, prot, key);
 
 	if (stopped)
-		softkvm_mapping_end(addr, size);
+		change_ends(addr, size);
 	return ret;
 }
 
@@ -134,7 +157,7 @@ int program_madvise(void *addr, size_t size, int advice)
 	int ret = NEXT(madvise)(addr, size, advice);
 
 	if (!ret && drops_contents(advice))
-		softkvm_mapping_replaced(addr, size);
+		replaced(addr, size);
 	return ret;
 }
 
@@ -153,11 +176,11 @@ EXPORT void *mremap(void *old, size_t old_size, size_t new_size, int flags, ...)
 	va_start(args, flags);
 	target = va_arg(args, void *);
 	va_end(args);
-	stopped = softkvm_mapping_begin(old, old_size);
+	stopped = change_begins(old, old_size);
 	ret = NEXT(mremap)(old, old_size, new_size, flags, target);
 	if (stopped)
-		softkvm_mapping_end(old, old_size);
-	if (ret != MAP_FAILED && flags & MREMAP_FIXED && softkvm_mapping_begin(ret, new_size))
-		softkvm_mapping_end(ret, new_size); /* its rights may be fewer, too */
+		change_ends(old, old_size);
+	if (ret != MAP_FAILED && flags & MREMAP_FIXED && change_begins(ret, new_size))
+		change_ends(ret, new_size); /* its rights may be fewer, too */
 	return ret;
 }

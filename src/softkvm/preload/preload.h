@@ -7,7 +7,9 @@
  *	mappings.c	mmap of the run area; munmap and other changes under memory slots
  *	rawcalls.c	syscall(2) by number
  *	descriptors.c	which file descriptors stand for which softkvm handle
- *	actions.c	the interposed signal functions: a handler that runs inside KVM_RUN ends it, as in the kernel
+ *	actions.c	the interposed signal functions: a signal ends KVM_RUN, and its handler runs on the way out, as in the kernel
+ *	cancel.c	pthread_cancel of a thread inside KVM_RUN
+ *	cpuid.c		programs that ask CPUID whether there is hardware virtualization (program.c finds their instructions)
  *
  * Each handle is known to the program by real file descriptors (memfds), so that everything the kernel does with
  * descriptors (fork, poll, fcntl flags, /proc) works by itself; a vCPU's is the memfd of its run area.
@@ -60,6 +62,19 @@ int program_munmap(void *addr, size_t size);
 int program_mprotect(void *addr, size_t size, int prot);
 int program_madvise(void *addr, size_t size, int advice);
 int program_sigaction(int number, const struct sigaction *action, struct sigaction *old);
+int program_sigmask(int how, const sigset_t *set, sigset_t *old); /* 0 or an error number, as pthread_sigmask() */
+
+/*
+ * --- signals and cancellation while softkvm is at work for the program (actions.c, cancel.c); the calling thread's ---
+ * Between the two the program's signal handlers wait, and cancellation does, whatever its type: both may leave the thread's stack
+ * by the shortest way. They come in handlers_release(). May be nested.
+ */
+void handlers_hold(void);
+void handlers_release(void);
+/* Within: would the thread's own cancellation type have it cancelled at once? */
+bool handlers_cancel_at_once(void);
+/* KVM_RUN, under handlers_hold(): result or -errno. Ends with -EINTR when the thread is cancelled and would be at once. */
+long run_vcpu(struct softkvm *vcpu, uintptr_t arg);
 
 /* --- descriptors.c; any thread --- */
 
@@ -70,6 +85,8 @@ int descriptor_copy(int fd, int copy);
 /* fd is about to be closed or overwritten. The handle ends with its last descriptor. */
 void descriptor_drop(int fd);
 void descriptor_drop_range(unsigned first, unsigned last);
+/* getpid(), without the call. Async-signal-safe once a descriptor was added. */
+pid_t own_process(void);
 /* The handle behind fd, or NULL. *foreign: it was made by another process (before fork). */
 struct softkvm *descriptor_find(int fd, bool *foreign);
 

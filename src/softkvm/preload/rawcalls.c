@@ -62,6 +62,26 @@ __attribute__((noinline)) static long set_action(int number, const struct kernel
 	return 0;
 }
 
+enum { SIGSET_SIZE = 8 };
+
+__attribute__((noinline)) static long set_mask(int how, const uint64_t *in, uint64_t *out, size_t size)
+{
+	sigset_t set, old;
+	int err;
+
+	if (size != SIGSET_SIZE)
+		return failed(-EINVAL);
+	sigemptyset(&set);
+	if (in)
+		*(uint64_t *)&set = *in;
+	err = program_sigmask(how, in ? &set : NULL, &old);
+	if (err)
+		return failed(-err);
+	if (out)
+		*out = *(uint64_t *)&old;
+	return 0;
+}
+
 __attribute__((noinline)) static long open_by_how(int dir, const char *path, const struct open_how *how, size_t size)
 {
 	int fd = size >= sizeof(*how) ? open_if_kvm(dir, path, (int)how->flags) : NOT_KVM;
@@ -122,6 +142,8 @@ EXPORT long guise_syscall(long number, long a, long b, long c, long d, long e, l
 		return program_madvise((void *)a, (size_t)b, (int)c);
 	case SYS_rt_sigaction:
 		return set_action((int)a, (const struct kernel_sigaction *)b, (struct kernel_sigaction *)c);
+	case SYS_rt_sigprocmask:
+		return set_mask((int)a, (const uint64_t *)b, (uint64_t *)c, (size_t)d);
 	}
 	return kernel(number, a, b, c, d, e, f);
 }

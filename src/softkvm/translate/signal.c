@@ -34,6 +34,8 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 {
 	greg_t *r = ((ucontext_t *)context)->uc_mcontext.gregs;
 
+	if (__builtin_frame_address(0) == (char *)context - 2 * sizeof(void *))
+		chained = false; /* the kernel calls: a handler that we called has left by siglongjmp() */
 	uint64_t next = sig == SIGFPE ? stub_resume((uint64_t)r[REG_RIP]) : 0;
 
 	if (next) {
