@@ -6,7 +6,8 @@
 
 In there guise runs the same Debian kernel with --engine kvm and --net vhost=tap0: kicks and calls go between KVM and vhost by
 eventfds, guise takes no part. The two kernels ping each other and pass a file both ways; then the driver is taken off and put on.
-Beside it --vsock 7,vhost: a file each way through AF_VSOCK.
+Beside it --vsock 7,vhost: a file each way through AF_VSOCK; and a second card with ACCESS_PLATFORM, so that the kernel finds every
+address through its IOTLB: a file each way, again.
 """
 import pathlib
 import shutil
@@ -33,14 +34,19 @@ mkfifo /tmp/open && exec 3<>/tmp/open # nc ends when its input does
  nc -l -p 5000 < /tmp/to-guest
  nc -l -p 5001 <&3 | md5sum > /tmp/from-guest
  ps | grep -c '[v]host-[0-9]' > /tmp/threads) &
+(until ip link set tap1 up 2>/dev/null; do sleep 1; done
+ ip addr add 10.8.1.1/24 dev tap1
+ nc -l -p 5002 < /tmp/to-guest
+ nc -l -p 5003 <&3 | md5sum > /tmp/translated-from-guest) &
 (/n/socat -u VSOCK-LISTEN:3000 OPEN:/tmp/vsock-got,creat
  md5sum < /tmp/vsock-got > /tmp/vsock-from-guest
  until /n/socat -u OPEN:/tmp/to-guest VSOCK-CONNECT:7:3001; do sleep 1; done) &
 echo =run=
-/n/guise run --engine kvm --cpus {queues} --mem 256M --kernel /n/vmlinuz --initrd /n/initrd --net vhost=tap0,queues={queues},mtu=1400 --vsock 7,vhost \\
+/n/guise run --engine kvm --cpus {queues} --mem 256M --kernel /n/vmlinuz --initrd /n/initrd --net vhost=tap0,queues={queues},mtu=1400 --net vhost=tap1,access-platform --vsock 7,vhost \\
 	--append "console=ttyS0 quiet panic=-1 mods={modules} run=/bin/inner" </dev/null
 echo "=ran $?="
 echo "=host got $(cat /tmp/from-guest)="
+echo "=host translated $(cat /tmp/translated-from-guest)="
 echo "=threads $(cat /tmp/threads)="
 echo "=host vsock $(cat /tmp/vsock-from-guest)="
 """
@@ -63,6 +69,11 @@ grep virtio /proc/interrupts
 until /bin/socat -u OPEN:/tmp/sent VSOCK-CONNECT:2:3000; do sleep 1; done
 /bin/socat -u VSOCK-LISTEN:3001 OPEN:/tmp/vsock-got,creat
 echo "=guest vsock $(md5sum < /tmp/vsock-got)="
+ip link set eth1 up && ip addr add 10.8.1.2/24 dev eth1
+echo "=platform $(cut -c34 /sys/class/net/eth0/device/features /sys/class/net/eth1/device/features | tr -d '\\n')="
+until nc 10.8.1.1 5002 <&3 > /tmp/got && [ -s /tmp/got ]; do sleep 1; done
+echo "=guest translated $(md5sum < /tmp/got)="
+until nc 10.8.1.1 5003 < /tmp/sent; do sleep 1; done
 echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/unbind
 echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/bind
 up
@@ -117,9 +128,13 @@ def test():
     vm.expect("what the host got", field(console, "host got"), field(console, "guest sent"))
     vm.expect("by vsock to the guest", field(console, "guest vsock"), field(console, "host sent"))
     vm.expect("by vsock to the host", field(console, "host vsock"), field(console, "guest sent"))
+    vm.expect("ACCESS_PLATFORM of the cards", field(console, "platform"), "01")
+    vm.expect("what the guest got through translations", field(console, "guest translated"), field(console, "host sent"))
+    vm.expect("what the host got through translations", field(console, "host translated"), field(console, "guest sent"))
     vm.expect("the guest's MTU", field(console, "mtu"), "1400")
-    vm.expect("the kernel's vhost threads", field(console, "threads"), str(queues + 1))
-    print(f"vhost-net with {queues} queue pairs: ping, 4 MiB each way, driver taken off and put on; 4 MiB each way by vhost-vsock")
+    vm.expect("the kernel's vhost threads", field(console, "threads"), str(queues + 2))
+    print(f"vhost-net with {queues} queue pairs: ping, 4 MiB each way, driver taken off and put on; 4 MiB each way by vhost-vsock, "
+          "and by a card with ACCESS_PLATFORM")
 
 
 vm.main(test)
