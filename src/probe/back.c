@@ -20,7 +20,7 @@
 #include "base/log.h"
 #include "vhost/features.h"
 
-enum { START_MS = 60000, WORK_MS = 1000 };
+enum { START_TIMES = 20, WORK_MS = 1000 }; /* a start may take so many times as long as an answer */
 
 struct back_test {
 	const char *name, *what, *rule;
@@ -34,9 +34,14 @@ struct back_test {
 /* --- watching --- */
 
 static void start_again(struct back *b)
+static unsigned start_ms(const struct back *b)
+{
+	return START_TIMES * b->p.options->timeout_ms;
+}
+
 {
 	target_stop(&b->p.target);
-	b->p.lost = target_start(&b->p.target) || link_open(&b->p.link, START_MS);
+	b->p.lost = target_start(&b->p.target) || link_open(&b->p.link, start_ms(b));
 	b->is_starting = !b->p.lost;
 	b->is_fresh = !b->p.lost; /* the next session takes this connection: some front ends make only one */
 }
@@ -66,7 +71,7 @@ static const char *trouble(int err)
 /* Wait until all rings run. 0, -1 with the verdict. */
 static int set_up(struct back *b)
 {
-	unsigned ms = b->is_starting && b->p.options->timeout_ms < START_MS ? START_MS : b->p.options->timeout_ms;
+	unsigned ms = b->is_starting ? start_ms(b) : b->p.options->timeout_ms;
 	int err;
 
 	if (back_connect(b, ms))
