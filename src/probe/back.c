@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/loop.h"
 #include "vhost/features.h"
 
 enum { START_TIMES = 20, WORK_MS = 1000 }; /* a start may take so many times as long as an answer */
@@ -33,12 +34,12 @@ struct back_test {
 
 /* --- watching --- */
 
-static void start_again(struct back *b)
 static unsigned start_ms(const struct back *b)
 {
 	return START_TIMES * b->p.options->timeout_ms;
 }
 
+static void start_again(struct back *b)
 {
 	target_stop(&b->p.target);
 	b->p.lost = target_start(&b->p.target) || link_open(&b->p.link, start_ms(b));
@@ -378,6 +379,7 @@ static void run_one(struct back *b, const struct back_test *test)
 	}
 	back_defaults(b);
 	transcript_clear(&p->link.transcript);
+	transcript_heading(&p->link.transcript, test->name);
 	b->changed = false;
 	test->run(b, test->a, test->c);
 	back_close(b);
@@ -467,6 +469,8 @@ int probe_back(const struct probe_options *options, struct report *report)
 		goto out;
 	}
 	b->p.link.from_back_end = true;
+	b->p.link.transcript.trace = options->trace;
+	b->p.link.transcript.start_ns = now_ns();
 	b->p.target.command = options->command;
 	b->is_starting = options->command != NULL;
 	err = target_start(&b->p.target);

@@ -7,6 +7,7 @@ to have; of the faulty back end, that each fault is found by the test that is th
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -96,6 +97,23 @@ def case_ours_blk():
 def case_ours_net():
     command = f"exec {shlex.quote(GUISE)} vhost-net --socket-path {SOCKET} --net user"
     all_good(*probe(command), 300)
+
+
+def case_trace():
+    """--trace has each message of a session, decoded, in both directions."""
+    command = f"exec {shlex.quote(GUISE)} vhost-blk --socket-path {SOCKET} {image()}"
+    done = subprocess.run([GUISE, "probe", "front", SOCKET, "--run", command, "--type", "blk", "--only", "stop-and-go", "--ring", "split",
+                           "--trace", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 0 and json.loads(done.stdout)["summary"]["pass"] == 1, done
+    session = done.stderr[done.stderr.index("\nstop-and-go:\n"):]
+    lines = re.findall(r"^ *\d+\.\d{6} ([<>-]) (\S+)(.*)$", session, re.M)
+    assert all(word in [name for _, name, _ in lines] for word in ("SET_OWNER", "SET_FEATURES", "SET_VRING_CALL", "SET_VRING_BASE")), lines
+    for name, sent, answer in (("GET_FEATURES", "", " 0x[0-9a-f]+"), ("GET_VRING_BASE", " ring 0, 0x0", " ring 0, 0x[1-9a-f]+"),
+                               ("SET_MEM_TABLE", " [12] regions: guest 0x0 size .*, [12] descriptors?.*", " 0x0"),
+                               ("SET_VRING_KICK", " ring 0, 1 descriptor.*", " 0x0")):
+        at = next(k for k, line in enumerate(lines) if line[:2] == (">", name) and re.fullmatch(sent, line[2]))
+        assert lines[at + 1][:2] == ("<", name) and re.fullmatch(answer, lines[at + 1][2]), lines[at:at + 2]
+    print(f"{len(lines)} lines")
 
 
 def our_port(rings, which, least):
