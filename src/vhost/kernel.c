@@ -12,11 +12,11 @@
  *
  * With ACCESS_PLATFORM the kernel looks addresses up in an IOTLB of its own, filled by messages written to the
  * descriptor. There is no IOMMU here: all regions are translations of themselves, and are there before a ring
- * starts. So a miss, which is read from the descriptor, can only be an address outside the memory, and its
- * ring waits for a translation that will never come. The kernel keeps each such question, and every kick asks
- * one more: the device's rings are stopped at the first. A kernel that has had an IOTLB once keeps using it,
- * whatever the features say later (vhost_init_device_iotlb()), and each VHOST_SET_FEATURES with the bit
- * empties it.
+ * starts. So a miss, which is read from the descriptor, is an address outside the memory (unless it came while
+ * the IOTLB was filled anew), and its ring waits for a translation that will never come. The kernel keeps each
+ * such question, and every kick asks one more: the device's rings are stopped at the first. A kernel that has
+ * had an IOTLB once keeps using it, whatever the features say later (vhost_init_device_iotlb()), and each
+ * VHOST_SET_FEATURES with the bit empties it.
  */
 #include "vhost/kernel.h"
 

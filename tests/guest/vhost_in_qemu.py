@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The kernel's vhost under a guest of ours, inside a Debian kernel for which QEMU emulates SVM: there /dev/kvm and /dev/vhost-net are.
 
-  vhost_in_qemu.py GUISE QUEUES
+  vhost_in_qemu.py GUISE QUEUES VHOST_OUTSIDE
 
 In there guise runs the same Debian kernel with --engine kvm and --net vhost=tap0: kicks and calls go between KVM and vhost by
 eventfds, guise takes no part. The two kernels ping each other and pass a file both ways; then the driver is taken off and put on.
 Beside it --vsock 7,vhost: a file each way through AF_VSOCK; and a second card with ACCESS_PLATFORM, so that the kernel finds every
-address through its IOTLB: a file each way, again.
+address through its IOTLB: a file each way, again. Before that VHOST_OUTSIDE, a driver whose addresses are not all in its memory.
 """
 import pathlib
 import shutil
@@ -28,6 +28,8 @@ export LD_LIBRARY_PATH=/lib
 ls -l /dev/kvm /dev/vhost-net /dev/vhost-vsock
 dd if=/dev/urandom of=/tmp/to-guest bs=1M count=4 2>/dev/null
 echo "=host sent $(md5sum < /tmp/to-guest)="
+/n/vhost_outside
+echo "=outside $?="
 mkfifo /tmp/open && exec 3<>/tmp/open # nc ends when its input does
 (until ip link set tap0 up 2>/dev/null; do sleep 1; done
  ip addr add 10.8.0.1/24 dev tap0
@@ -99,7 +101,7 @@ def run_nested(guise, kernel, initrd, queues):
 
 
 def test():
-    guise, queues = sys.argv[1], int(sys.argv[2])
+    guise, queues, vhost_outside = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     for program in ("qemu-system-x86_64", "socat"):
         if not shutil.which(program):
             vm.skip(f"{program} is not installed (tools/setup test)")
@@ -110,9 +112,9 @@ def test():
         (scratch / "outer").write_text(OUTER.format(queues=queues, modules=",".join(GUEST_MODULES)))
         inner = {f"modules/{name}.ko": vm.module(name) for name in GUEST_MODULES} | {"bin/inner": scratch / "inner"}
         inner |= vm.libraries_of(shutil.which("socat")) | {"bin/socat": shutil.which("socat")}
-        files = {"bin/outer": scratch / "outer", "n/guise": guise, "n/vmlinuz": kernel}
+        files = {"bin/outer": scratch / "outer", "n/guise": guise, "n/vmlinuz": kernel, "n/vhost_outside": vhost_outside}
         files["n/initrd"] = vm.make_initrd(scratch / "inner.cpio", inner)
-        files |= {f"modules/{name}.ko": vm.module(name) for name in HOST_MODULES} | vm.libraries_of(guise)
+        files |= {f"modules/{name}.ko": vm.module(name) for name in HOST_MODULES} | vm.libraries_of(guise) | vm.libraries_of(vhost_outside)
         files |= vm.libraries_of(shutil.which("socat")) | {"n/socat": shutil.which("socat")}
         initrd = vm.make_initrd(scratch / "outer.cpio", files)
         for attempts_left in range(ATTEMPTS - 1, -1, -1):
@@ -123,6 +125,8 @@ def test():
                 if not attempts_left:
                     raise
                 print(f"tried again: {late}")
+    vm.expect("status of vhost_outside", field(console, "outside"), "0")
+    vm.expect("complaints of an address", console.count("asks for address 0x10000000000, which is outside"), 1)
     vm.expect("pings", console.count("=ping works="), 2)
     vm.expect("what the guest got", field(console, "guest got"), field(console, "host sent"))
     vm.expect("what the host got", field(console, "host got"), field(console, "guest sent"))
