@@ -63,8 +63,11 @@ static int attach_disk(struct machine_config *config, char *text, char *error, s
 			d->server = true;
 		else if (d->vhost_user && !strcmp(key, "packed") && !value)
 			d->packed = true;
+		else if (d->vhost_user && !strcmp(key, "access-platform") && !value)
+			d->access_platform = true;
 		else if (d->vhost_user && strcmp(key, "queues") && strcmp(key, "bus"))
-			return refuse(error, size, "disk", key, value, "not server, packed, queues=1..16 or bus=pci|mmio");
+			return refuse(error, size, "disk", key, value,
+				      "not server, packed, access-platform, queues=1..16 or bus=pci|mmio");
 		else if (!strcmp(key, "ro") && !value)
 			d->read_only = true;
 		else if (!strcmp(key, "serial") && value && strlen(value) <= 20)
@@ -101,6 +104,11 @@ static bool parse_mac(const char *text, uint8_t mac[6])
 	return true;
 }
 
+static bool is_served(const struct machine_net *n)
+{
+	return n->kind == MACHINE_NET_VHOST || n->kind == MACHINE_NET_VHOST_USER;
+}
+
 static int set_net_key(struct machine_net *n, const char *key, const char *value, char *error, size_t size)
 {
 	unsigned mtu;
@@ -131,10 +139,15 @@ static int set_net_key(struct machine_net *n, const char *key, const char *value
 		n->packed = true;
 		return 0;
 	}
+	if (is_served(n) && !strcmp(key, "access-platform") && !value) {
+		n->access_platform = true;
+		return 0;
+	}
 	if (parse_bus(key, value, &n->bus))
 		return 0;
 	return refuse(error, size, "net", key, value,
-		      "not mac=, mtu=, queues=, bus=pci|mmio, (with user) fwd= or (with vhost-user) server, packed");
+		      "not mac=, mtu=, queues=, bus=pci|mmio, (with user) fwd=, (with vhost-user) server, packed or (with "
+		      "vhost, vhost-user) access-platform");
 }
 
 static int attach_net(struct machine_config *config, char *text, char *error, size_t size)

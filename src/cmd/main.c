@@ -60,10 +60,30 @@ int cmd_version(int argc, char **argv)
 	return STATUS_OK;
 }
 
+/*
+ * Programs that find back ends by their descriptions (share/qemu/vhost-user) start a binary with the options that the
+ * specification has for back-end programs, and no subcommand: so there are names for this program that stand for one.
+ */
+static const struct command *by_own_name(const char *path)
+{
+	static const struct {
+		const char *name, *command;
+	} names[] = {{"vhost-user-blk", "vhost-blk"}, {"vhost-user-net", "vhost-net"}};
+	const char *slash = strrchr(path, '/'), *own = slash ? slash + 1 : path;
+
+	for (unsigned k = 0; k < sizeof(names) / sizeof(names[0]); k++)
+		if (!strcmp(own, names[k].name))
+			return find(names[k].command);
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
-	const struct command *command;
+	const struct command *command = argc ? by_own_name(argv[0]) : NULL;
 	const char *name = argc > 1 ? argv[1] : "";
+
+	if (command)
+		return command->fn(argc, argv);
 
 	if (!strcmp(name, "--help") || !strcmp(name, "-h"))
 		name = "help";

@@ -14,7 +14,7 @@ static const char *const ring_names[] = {"both", "split", "packed", NULL};
 static const char *const type_names[] = {"net", "blk", NULL};
 
 struct arguments {
-	bool help, server, json, verbose, thorough, write, strict, list;
+	bool help, server, json, verbose, thorough, write, strict, list, trace;
 	unsigned test, ring, type, queues, timeout, seconds;
 	const char *only, *skip, *run;
 };
@@ -48,6 +48,7 @@ static int run_tests(bool front, const char *path, const struct arguments *a)
 	    .seconds = a->seconds,
 	    .only = a->only,
 	    .skip = a->skip,
+	    .trace = a->trace ? stderr : NULL,
 	    .thorough = a->thorough,
 	    .may_write = a->write,
 	};
@@ -150,6 +151,10 @@ int cmd_probe(int argc, char **argv)
 	     .kind = OPTION_FLAG,
 	     .value = &a.verbose,
 	     .help = "rule and messages of every test"},
+	    {.name = "trace",
+	     .kind = OPTION_FLAG,
+	     .value = &a.trace,
+	     .help = "every message, decoded, on standard error as it goes or comes"},
 	    {.name = "list",
 	     .kind = OPTION_FLAG,
 	     .value = &a.list,

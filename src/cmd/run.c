@@ -88,11 +88,11 @@ static void print_help(void)
 	options_help(stdout, table);
 	puts("\n--disk and --net may be given several times. Their keys:\n"
 	     "  --disk FILE[,ro][,serial=TEXT][,queues=N][,bus=pci|mmio]\n"
-	     "  --disk vhost-user=PATH[,server][,packed][,queues=N][,bus=...]\n"
+	     "  --disk vhost-user=PATH[,server][,packed][,access-platform][,queues=N][,bus=...]\n"
 	     "  --net user[,fwd=tcp|udp:[ADDRESS:]HOSTPORT:GUESTPORT]...[,mac=MAC][,mtu=N][,bus=...]\n"
 	     "  --net tap=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
-	     "  --net vhost=NAME[,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
-	     "  --net vhost-user=PATH[,server][,packed][,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
+	     "  --net vhost=NAME[,access-platform][,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
+	     "  --net vhost-user=PATH[,server][,packed][,access-platform][,queues=N][,mac=MAC][,mtu=N][,bus=...]\n"
 	     "vhost: a TAP served by the kernel (/dev/vhost-net). vhost-user: served by another program at\n"
 	     "the Unix socket PATH, to which guise connects (server: where it listens); it may be restarted.");
 	puts("\nExit status:\n"

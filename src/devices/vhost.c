@@ -30,7 +30,8 @@ uint64_t served_ring_features(const struct served_config *config)
 {
 	return 1ull << VIRTIO_RING_F_INDIRECT_DESC | 1ull << VIRTIO_RING_F_EVENT_IDX |
 	       1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_F_IN_ORDER | 1ull << VIRTIO_F_ORDER_PLATFORM |
-	       (config->packed ? 1ull << VIRTIO_F_RING_PACKED : 0);
+	       (config->packed ? 1ull << VIRTIO_F_RING_PACKED : 0) |
+	       (config->access_platform ? 1ull << VIRTIO_F_ACCESS_PLATFORM : 0);
 }
 
 /* --- calls that come through us --- */
@@ -122,6 +123,18 @@ void served_refuse(const struct served_config *config)
 		config->kernel->ops->close(config->kernel);
 }
 
+static int check_access_platform(struct served *s, const struct served_config *config, char *why,
+				 unsigned why_size)
+{
+	struct vhost_link_info info;
+
+	vhost_link_info(s->link, &info);
+	if (!config->access_platform || info.features >> VIRTIO_F_ACCESS_PLATFORM & 1)
+		return 0;
+	snprintf(why, why_size, "access-platform: the back end does not offer VIRTIO_F_ACCESS_PLATFORM");
+	return -EINVAL;
+}
+
 int served_connect(struct served *s, const struct served_config *config, struct vhost_link_config *link,
 		   char *why, unsigned why_size)
 {
@@ -143,7 +156,7 @@ int served_connect(struct served *s, const struct served_config *config, struct 
 			 config->server ? "to connect to" : "at", config->path);
 		vhost_link_wait(s->link, -1);
 	}
-	return 0;
+	return check_access_platform(s, config, why, why_size);
 }
 
 static int open_calls(struct served *s)

@@ -27,6 +27,7 @@ struct served_config {
 	uint16_t mtu; /* 0: not told to anybody */
 	uint64_t cid; /* sockets only */
 	bool packed;  /* offer the packed ring, if the back end does */
+	bool access_platform; /* offer ACCESS_PLATFORM: a back end without it is refused */
 };
 
 /*

@@ -4,6 +4,7 @@
  *
  *	vsock.c		queues; packets from the guest to their stream; the ready list
  *	vsock_stream.c	one connection: states, credit, bytes both ways
+ *	vsock_message.c	what is different where these bytes are messages (SEQPACKET)
  *	vsock_host.c	the host's side: the listening socket, CONNECT lines, connections to PATH_N
  *
  * Packets for the guest need receive buffers, which the guest may withhold. So nothing is queued: a stream remembers
@@ -64,10 +65,10 @@ void vsock_unready(struct vsock_stream *s)
 	s->is_ready = false;
 }
 
-void vsock_refuse(struct vsock *v, uint32_t host_port, uint32_t guest_port)
+void vsock_refuse(struct vsock *v, const struct virtio_vsock_hdr *header)
 {
 	if (v->n_resets < VSOCK_MAX_RESETS) /* else it is lost, and the guest times out: it would not take packets */
-		v->reset[v->n_resets++] = (struct vsock_ports){ host_port, guest_port };
+		v->reset[v->n_resets++] = (struct vsock_ports){ header->dst_port, header->src_port, header->type };
 }
 
 /* --- to the guest --- */
@@ -103,7 +104,6 @@ static void push_packet(struct vsock *v, const struct virtq_chain *chain, struct
 {
 	header->src_cid = VSOCK_HOST_CID;
 	header->dst_cid = v->cid;
-	header->type = VIRTIO_VSOCK_TYPE_STREAM;
 	scatter(chain, header, sizeof(*header));
 	virtio_push(&v->device.queue[RX], chain, (uint32_t)sizeof(*header) + header->len);
 }
@@ -111,7 +111,8 @@ static void push_packet(struct vsock *v, const struct virtq_chain *chain, struct
 static void send_reset(struct vsock *v, const struct virtq_chain *chain)
 {
 	struct vsock_ports ports = v->reset[--v->n_resets];
-	struct virtio_vsock_hdr header = { .src_port = ports.host, .dst_port = ports.guest, .op = VIRTIO_VSOCK_OP_RST };
+	struct virtio_vsock_hdr header = { .src_port = ports.host, .dst_port = ports.guest, .op = VIRTIO_VSOCK_OP_RST,
+					   .type = ports.type };
 
 	push_packet(v, chain, &header);
 }
@@ -189,6 +190,12 @@ static void rx_kicked(void *opaque, uint32_t events)
 
 /* --- from the guest --- */
 
+static bool is_offered(const struct vsock *v, uint16_t type)
+{
+	return type == VIRTIO_VSOCK_TYPE_STREAM ||
+	       (type == VIRTIO_VSOCK_TYPE_SEQPACKET && virtio_has(&v->device, VIRTIO_VSOCK_F_SEQPACKET));
+}
+
 static void take_packet(struct vsock *v, const struct virtq_chain *chain)
 {
 	struct virtio_vsock_hdr header;
@@ -206,18 +213,18 @@ static void take_packet(struct vsock *v, const struct virtq_chain *chain)
 	}
 	if (header.src_cid != v->cid || header.len > chain->readable_bytes - sizeof(header))
 		return; /* in nobody's name, or longer than it is */
-	if (header.dst_cid != VSOCK_HOST_CID || header.type != VIRTIO_VSOCK_TYPE_STREAM) {
+	s = vsock_stream_find(v, header.dst_port, header.src_port);
+	if (header.dst_cid != VSOCK_HOST_CID || !is_offered(v, header.type) || (s && s->type != header.type)) {
 		if (header.op != VIRTIO_VSOCK_OP_RST)
-			vsock_refuse(v, header.dst_port, header.src_port);
+			vsock_refuse(v, &header);
 		return;
 	}
-	s = vsock_stream_find(v, header.dst_port, header.src_port);
 	if (s)
 		vsock_stream_take(s, &header, payload, skip_bytes(chain->iov, chain->readable, sizeof(header), payload));
 	else if (header.op == VIRTIO_VSOCK_OP_REQUEST)
 		vsock_host_request(v, &header);
 	else if (header.op != VIRTIO_VSOCK_OP_RST)
-		vsock_refuse(v, header.dst_port, header.src_port);
+		vsock_refuse(v, &header);
 }
 
 static void tx_kicked(void *opaque, uint32_t events)
@@ -369,9 +376,10 @@ int vsock_new(const struct dma *dma, const struct vsock_config *config, struct v
 	if (err)
 		return err;
 	v->cid = config->cid;
-	v->listen_fd = -1;
+	for (unsigned k = 0; k < VSOCK_LISTENERS; k++)
+		v->listener[k].fd = -1;
 	v->next_host_port = 1u << 30;
-	err = virtio_device_init(&v->device, &vsock_type, v, dma, 1ull << VSOCK_F_STREAM, sizes, N_QUEUES);
+	err = virtio_device_init(&v->device, &vsock_type, v, dma, 1ull << VSOCK_F_STREAM | 1ull << VIRTIO_VSOCK_F_SEQPACKET, sizes, N_QUEUES);
 	if (err) {
 		free(v);
 		return err;
@@ -403,10 +411,7 @@ void vsock_free(struct vsock *v)
 		pthread_join(v->thread, NULL);
 	}
 	loop_free(v->loop);
-	if (v->listen_fd >= 0) {
-		close(v->listen_fd);
-		unlink(v->path);
-	}
+	vsock_host_close(v);
 	free(v->path);
 	free(v);
 }

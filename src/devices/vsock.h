@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * virtio-vsock (virtio 1.3, 5.10) in user space: stream connections between guest and host without a network and
+ * virtio-vsock (virtio 1.3, 5.10) in user space: connections between guest and host without a network and
  * without the host kernel's vhost_vsock. On the host's side they are Unix sockets, as Firecracker and Cloud Hypervisor
  * have it:
  *
  *	host to guest: connect to PATH, write "CONNECT PORT\n", read "OK HOSTPORT\n"; a stream to the guest's port follows
  *	guest to host: a connection to CID 2, port N, becomes a connection to PATH_N
+ *
+ * SOCK_SEQPACKET likewise: hosts connect to PATH.seqpacket, with a Unix socket of that type, where CONNECT and OK are a
+ * message each; the guest's connection to port N reaches PATH_N if its listener is of that type.
  */
 #ifndef GUISE_DEVICES_VSOCK_H
 #define GUISE_DEVICES_VSOCK_H

@@ -59,16 +59,20 @@ static void unname(struct vsock_stream *s)
 		*link = s->bucket_next;
 }
 
-struct vsock_stream *vsock_stream_new(struct vsock *v, int fd)
+struct vsock_stream *vsock_stream_new(struct vsock *v, uint16_t type, int fd)
 {
 	struct vsock_stream *s = v->n_streams < VSOCK_MAX_STREAMS ? calloc(1, sizeof(*s)) : NULL;
+	const int buffer = VSOCK_BUFFER;
 
 	if (!s) {
 		close(fd);
 		return NULL;
 	}
 	s->vsock = v;
+	s->type = type;
 	s->fd = fd;
+	if (type == VIRTIO_VSOCK_TYPE_SEQPACKET) /* or the longest messages would not go */
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
 	s->next = v->streams;
 	if (s->next)
 		s->next->previous = s;
@@ -87,6 +91,7 @@ static void close_host(struct vsock_stream *s)
 	free(s->buffer);
 	s->buffer = NULL;
 	s->buffer_used = 0;
+	vsock_message_deinit(s);
 }
 
 void vsock_stream_free(struct vsock_stream *s)
@@ -123,7 +128,7 @@ void vsock_stream_kill(struct vsock_stream *s)
 
 /* --- what there is to do --- */
 
-static uint32_t credit(const struct vsock_stream *s)
+uint32_t vsock_stream_credit(const struct vsock_stream *s)
 {
 	uint32_t outstanding = s->sent - s->peer_forwarded;
 
@@ -135,15 +140,26 @@ static bool wants_host_bytes(const struct vsock_stream *s)
 	return s->state == VSOCK_OPEN && !s->host_ended && !s->guest_deaf;
 }
 
+static bool is_messages(const struct vsock_stream *s)
+{
+	return s->type == VIRTIO_VSOCK_TYPE_SEQPACKET;
+}
+
+/* Is there something for the host's socket to take? The beginning of a message is not. */
+static bool has_backlog(const struct vsock_stream *s)
+{
+	return is_messages(s) ? s->n_messages : s->buffer_used;
+}
+
 bool vsock_stream_has_more(const struct vsock_stream *s)
 {
-	return s->send || (s->may_read && wants_host_bytes(s) && (credit(s) || !s->credit_asked));
+	return s->send || ((s->may_read || s->message) && wants_host_bytes(s) && (vsock_stream_credit(s) || !s->credit_asked));
 }
 
 void vsock_stream_watch(struct vsock_stream *s)
 {
 	uint32_t events = (s->state == VSOCK_GREETING || (wants_host_bytes(s) && !s->may_read) ? EPOLLIN : 0) |
-			  (s->buffer_used ? EPOLLOUT : 0);
+			  (has_backlog(s) ? EPOLLOUT : 0);
 
 	if (s->fd < 0 || s->hung_up)
 		return;
@@ -153,14 +169,14 @@ void vsock_stream_watch(struct vsock_stream *s)
 		vsock_stream_kill(s);
 }
 
-/* The host program will take no more: what waited for it is lost, and the guest hears of it. */
-static void host_is_deaf(struct vsock_stream *s)
+void vsock_stream_deaf(struct vsock_stream *s)
 {
 	s->host_deaf = true;
 	s->forwarded += s->buffer_used;
 	s->buffer_used = 0;
 	free(s->buffer);
 	s->buffer = NULL;
+	vsock_message_forget(s);
 }
 
 /* After anything changed: ends that are due, news for the guest, what to watch for. The stream may be DEAD afterwards. */
@@ -168,7 +184,7 @@ static void settle(struct vsock_stream *s)
 {
 	unsigned shutdown_flags = (s->host_deaf ? VIRTIO_VSOCK_SHUTDOWN_RCV : 0) | (s->host_ended ? VIRTIO_VSOCK_SHUTDOWN_SEND : 0);
 
-	if (s->state == VSOCK_OPEN && s->guest_ended && !s->buffer_used) {
+	if (s->state == VSOCK_OPEN && s->guest_ended && !has_backlog(s)) {
 		if (s->guest_deaf) {
 			vsock_stream_kill(s);
 			return;
@@ -187,7 +203,7 @@ static void settle(struct vsock_stream *s)
 
 /* --- guest to host --- */
 
-static void keep(struct vsock_stream *s, const struct iovec *iov, unsigned n, size_t skip)
+void vsock_stream_keep(struct vsock_stream *s, const struct iovec *iov, unsigned n, size_t skip)
 {
 	for (unsigned k = 0; k < n; k++) {
 		size_t from = skip < iov[k].iov_len ? skip : iov[k].iov_len;
@@ -204,8 +220,7 @@ static void keep(struct vsock_stream *s, const struct iovec *iov, unsigned n, si
 	}
 }
 
-/* How much the socket took; -1: it will never take anything. */
-static ssize_t give(struct vsock_stream *s, struct iovec *iov, unsigned n)
+ssize_t vsock_stream_give(struct vsock_stream *s, struct iovec *iov, unsigned n)
 {
 	struct msghdr message = { .msg_iov = iov, .msg_iovlen = n };
 	ssize_t taken = sendmsg(s->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -221,14 +236,14 @@ static void take_bytes(struct vsock_stream *s, uint32_t len, struct iovec *paylo
 	if (!len)
 		return;
 	if (!s->host_deaf && !s->buffer_used)
-		taken = give(s, payload, n);
+		taken = vsock_stream_give(s, payload, n);
 	if (taken < 0)
-		host_is_deaf(s);
+		vsock_stream_deaf(s);
 	if (!s->host_deaf && taken < (ssize_t)len && !s->buffer) {
 		s->buffer = malloc(VSOCK_BUFFER);
 		s->buffer_head = 0;
 		if (!s->buffer)
-			host_is_deaf(s);
+			vsock_stream_deaf(s);
 	}
 	if (s->host_deaf) {
 		s->forwarded += len;
@@ -236,18 +251,37 @@ static void take_bytes(struct vsock_stream *s, uint32_t len, struct iovec *paylo
 	}
 	s->forwarded += (uint32_t)taken;
 	if (taken < (ssize_t)len)
-		keep(s, payload, n, (size_t)taken);
+		vsock_stream_keep(s, payload, n, (size_t)taken);
+}
+
+/* A part of a message, or of a stream. false: it breaks the rules. */
+static bool take_payload(struct vsock_stream *s, const struct virtio_vsock_hdr *header, struct iovec *payload, unsigned n)
+{
+	if (s->guest_ended || header->len > VSOCK_BUFFER - (s->received - s->forwarded))
+		return false; /* after its end, or beyond its credit */
+	if (!is_messages(s)) {
+		take_bytes(s, header->len, payload, n);
+		return true;
+	}
+	s->received += header->len;
+	if (s->host_deaf)
+		s->forwarded += header->len;
+	return s->host_deaf || vsock_message_take(s, header->flags, header->len, payload, n);
 }
 
 static void flush(struct vsock_stream *s)
 {
+	if (is_messages(s)) {
+		vsock_message_flush(s);
+		return;
+	}
 	while (s->buffer_used) {
 		uint32_t first = VSOCK_BUFFER - s->buffer_head < s->buffer_used ? VSOCK_BUFFER - s->buffer_head : s->buffer_used;
 		struct iovec iov[2] = { { s->buffer + s->buffer_head, first }, { s->buffer, s->buffer_used - first } };
-		ssize_t taken = give(s, iov, 2);
+		ssize_t taken = vsock_stream_give(s, iov, 2);
 
 		if (taken < 0)
-			host_is_deaf(s);
+			vsock_stream_deaf(s);
 		if (taken <= 0)
 			return;
 		s->buffer_head = (s->buffer_head + (uint32_t)taken) % VSOCK_BUFFER;
@@ -287,10 +321,8 @@ static void take_in_open(struct vsock_stream *s, const struct virtio_vsock_hdr *
 {
 	switch (header->op) {
 	case VIRTIO_VSOCK_OP_RW:
-		if (s->guest_ended || header->len > VSOCK_BUFFER - (s->received - s->forwarded))
-			vsock_stream_kill(s); /* after its end, or beyond its credit */
-		else
-			take_bytes(s, header->len, payload, trim(payload, n, header->len));
+		if (!take_payload(s, header, payload, trim(payload, n, header->len)))
+			vsock_stream_kill(s);
 		break;
 	case VIRTIO_VSOCK_OP_CREDIT_UPDATE:
 		break;
@@ -318,7 +350,7 @@ void vsock_stream_take(struct vsock_stream *s, const struct virtio_vsock_hdr *he
 		return;
 	s->peer_buffer = header->buf_alloc;
 	s->peer_forwarded = header->fwd_cnt;
-	if (credit(s)) /* else asking again would only make the guest answer the same again */
+	if (vsock_stream_credit(s)) /* else asking again would only make the guest answer the same again */
 		s->credit_asked = false;
 	if (s->state == VSOCK_OPEN)
 		take_in_open(s, header, payload, n);
@@ -350,11 +382,23 @@ static void make_control(struct vsock_stream *s, struct virtio_vsock_hdr *header
 		vsock_expect_by(s, VSOCK_FAREWELL_NS);
 }
 
+void vsock_stream_read_nothing(struct vsock_stream *s, ssize_t got)
+{
+	if (got < 0 && (errno == EAGAIN || errno == EINTR) && !s->hung_up) {
+		s->may_read = false;
+		vsock_stream_watch(s);
+		return;
+	}
+	s->host_ended = true;
+	s->host_deaf |= got < 0;
+	s->send |= SEND_SHUTDOWN;
+}
+
 /* Read into the driver's buffer. How much; 0: nothing now; or what has changed is in s->send. */
-static uint32_t make_data(struct vsock_stream *s, const struct iovec *room, unsigned n)
+static uint32_t make_data(struct vsock_stream *s, const struct iovec *room, unsigned n, uint32_t *flags)
 {
 	struct iovec iov[VSOCK_SEGMENTS];
-	uint32_t limit = credit(s) < VSOCK_MAX_PAYLOAD ? credit(s) : VSOCK_MAX_PAYLOAD;
+	uint32_t limit = vsock_stream_credit(s) < VSOCK_MAX_PAYLOAD ? vsock_stream_credit(s) : VSOCK_MAX_PAYLOAD;
 	struct msghdr message = { .msg_iov = iov };
 	ssize_t got;
 
@@ -363,6 +407,8 @@ static uint32_t make_data(struct vsock_stream *s, const struct iovec *room, unsi
 		s->credit_asked = true;
 		return 0;
 	}
+	if (is_messages(s))
+		return vsock_message_make(s, room, n, limit, flags);
 	memcpy(iov, room, n * sizeof(*iov));
 	message.msg_iovlen = trim(iov, n, limit);
 	got = recvmsg(s->fd, &message, MSG_DONTWAIT);
@@ -370,27 +416,24 @@ static uint32_t make_data(struct vsock_stream *s, const struct iovec *room, unsi
 		s->sent += (uint32_t)got;
 		return (uint32_t)got;
 	}
-	if (got < 0 && (errno == EAGAIN || errno == EINTR) && !s->hung_up) {
-		s->may_read = false;
-		vsock_stream_watch(s);
-		return 0;
-	}
-	s->host_ended = true;
-	s->host_deaf |= got < 0;
-	s->send |= SEND_SHUTDOWN;
+	vsock_stream_read_nothing(s, got);
 	return 0;
 }
 
 bool vsock_stream_make(struct vsock_stream *s, struct virtio_vsock_hdr *header, const struct iovec *room, unsigned n, bool *done)
 {
-	if (!s->send && s->may_read && wants_host_bytes(s)) {
-		header->len = make_data(s, room, n);
+	uint32_t flags = 0;
+
+	if (!s->send && (s->may_read || s->message) && wants_host_bytes(s)) {
+		header->len = make_data(s, room, n, &flags);
+		header->flags = flags;
 		header->op = VIRTIO_VSOCK_OP_RW;
 	}
 	if (s->send)
 		make_control(s, header, done);
 	else if (!header->len)
 		return false;
+	header->type = s->type;
 	header->src_port = s->host_port;
 	header->dst_port = s->guest_port;
 	header->buf_alloc = VSOCK_BUFFER;
@@ -409,7 +452,7 @@ static void host_hung_up(struct vsock_stream *s)
 	if (s->state != VSOCK_OPEN)
 		vsock_stream_kill(s);
 	else
-		host_is_deaf(s);
+		vsock_stream_deaf(s);
 }
 
 void vsock_stream_events(void *opaque, uint32_t events)

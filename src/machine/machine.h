@@ -24,6 +24,7 @@ struct machine_disk { /* virtio-blk */
 	bool vhost_user; /* path is a socket, of a back end that keeps the disk */
 	bool server;	 /* vhost_user: listen there */
 	bool packed;	 /* vhost_user: offer packed rings */
+	bool access_platform; /* vhost_user: offer ACCESS_PLATFORM, which a disk of our own always does */
 };
 
 struct machine_net { /* virtio-net */
@@ -31,6 +32,7 @@ struct machine_net { /* virtio-net */
 	const char *tap; /* interface, also of vhost */
 	const char *socket; /* vhost_user */
 	bool server, packed; /* vhost_user: listen there; vhost, vhost_user: offer packed rings */
+	bool access_platform; /* vhost, vhost_user: offer ACCESS_PLATFORM, which a card of our own always does */
 	const char *forward[MACHINE_MAX_FORWARDS];
 	unsigned n_forwards;
 	bool has_mac;

@@ -29,6 +29,7 @@ int vhost_add_disk(struct machine *m, unsigned index, char *error, size_t size)
 		.n_queues = config->n_queues,
 		.default_queues = m->config.cpu_count < 4 ? m->config.cpu_count : 4,
 		.packed = config->packed,
+		.access_platform = config->access_platform,
 	};
 	char why[256];
 	int err = vhost_blk_new(&served, &m->dma, &d->served, why, sizeof(why));
@@ -66,6 +67,7 @@ int vhost_add_net(struct machine *m, unsigned index, const uint8_t mac[6], char 
 		.has_mac = true,
 		.mtu = config->mtu,
 		.packed = config->packed,
+		.access_platform = config->access_platform,
 	};
 	char why[256];
 	int err = 0;

@@ -78,6 +78,7 @@ struct back {
 
 	bool takes_packed; /* the front end does, when it is offered */
 	bool changed;	   /* it was started for this test, with other features than it will be offered */
+	bool is_starting;  /* it was started, and its rings never ran: a machine may have to boot first */
 	bool is_fresh;	   /* the connection was made, and nothing was said on it */
 	bool owned, has_features, has_memory, fault_done;
 	uint64_t features, protocol;

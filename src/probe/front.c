@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/loop.h"
 #include "probe/work.h"
 #include "vhost/features.h"
 
@@ -159,6 +160,7 @@ static void run_one(struct probe *p, const char *group, const struct front_test 
 	}
 	session_defaults(p, packed);
 	transcript_clear(&p->link.transcript);
+	transcript_heading(&p->link.transcript, test->name);
 	if (!packed || !need_feature(p, VIRTIO_F_RING_PACKED, "RING_PACKED"))
 		test->run(p, test->argument);
 	session_close(p);
@@ -307,6 +309,8 @@ int probe_front(const struct probe_options *options, struct report *report)
 		goto out;
 	}
 	p->target.command = options->command;
+	p->link.transcript.trace = options->trace;
+	p->link.transcript.start_ns = now_ns();
 	if (bring_up(p) ? fail(p, "the target does not start") : first_contact(p)) {
 		report_no_contact(p);
 		p->lost = !is_reachable(p);

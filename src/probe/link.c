@@ -27,8 +27,16 @@ void transcript_add(struct transcript *t, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(t->line[t->next], TRANSCRIPT_WIDTH, format, args);
 	va_end(args);
+	if (t->trace)
+		fprintf(t->trace, "%11.6f %s\n", (double)(now_ns() - t->start_ns) / 1e9, t->line[t->next]);
 	t->next = (t->next + 1) % TRANSCRIPT_LINES;
 	t->count += t->count < TRANSCRIPT_LINES;
+}
+
+void transcript_heading(const struct transcript *t, const char *name)
+{
+	if (t->trace)
+		fprintf(t->trace, "%s:\n", name);
 }
 
 void transcript_work(struct transcript *t, unsigned queue)

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "vhost/message.h"
 
@@ -20,10 +21,14 @@ enum { LINK_FDS_MAX = 16, TRANSCRIPT_LINES = 16, TRANSCRIPT_WIDTH = 320 };
 struct transcript {
 	char line[TRANSCRIPT_LINES][TRANSCRIPT_WIDTH];
 	unsigned next, count;
+	FILE *trace; /* every line goes here at once, too, with the seconds since start_ns; or NULL */
+	uint64_t start_ns;
 };
 void transcript_clear(struct transcript *t);
 void transcript_add(struct transcript *t, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* Requests were made available on a queue: counted in the last line if that says the same. */
+/* A line for the trace alone: what comes now. */
+void transcript_heading(const struct transcript *t, const char *name);
+/* Requests were made available on a queue: counted in the last line if that says the same; a trace has the first. */
 void transcript_work(struct transcript *t, unsigned queue);
 /* The lines, oldest first, one per line of text. */
 void transcript_text(const struct transcript *t, char *text, size_t size);

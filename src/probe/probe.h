@@ -3,7 +3,7 @@
  * guise probe: tests any vhost-user back end by playing a front end, with a little memory and rings of its
  * own; and any front end by playing a back end.
  *
- * Blocks until done; one at a time per process. Nothing is printed but through the report.
+ * Blocks until done; one at a time per process. Nothing is printed but through the report and the trace.
  */
 #ifndef GUISE_PROBE_PROBE_H
 #define GUISE_PROBE_PROBE_H
@@ -29,6 +29,7 @@ struct probe_options {
 	unsigned timeout_ms; /* the longest wait for an answer */
 	const char *only;    /* run the tests with this in their name; NULL: all */
 	const char *skip;    /* run none with this in their name; NULL: skip none */
+	FILE *trace;	     /* every message, as it goes or comes; NULL: none */
 	bool thorough;	     /* every order of messages instead of a sample */
 	bool may_write;	     /* blk: the disk's contents may be overwritten */
 };

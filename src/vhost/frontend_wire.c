@@ -159,7 +159,10 @@ static int acknowledge(struct frontend *f, const struct vhost_user_message *m, b
 	return vhost_user_send(f->channel, &ack, (int)f->config.timeout_ms);
 }
 
-/* A whole region at a time: descriptors hold guest-physical addresses, there is no IOMMU between. */
+/*
+ * A whole region at a time: descriptors hold guest-physical addresses, there is no IOMMU between. The message has an answer
+ * in any case, but DPDK gives it only to who asks for one.
+ */
 static bool send_translation(struct frontend *f, uint64_t iova)
 {
 	struct vhost_user_message m;
@@ -175,7 +178,8 @@ static bool send_translation(struct frontend *f, uint64_t iova)
 						   .uaddr = (uintptr_t)r->hva,
 						   .perm = VHOST_ACCESS_RW,
 						   .type = VHOST_IOTLB_UPDATE};
-		return !frontend_request(f, &m, NULL);
+		m.flags |= VHOST_USER_NEED_REPLY;
+		return !frontend_request(f, &m, &m) && !m.u64;
 	}
 	log_warn("%s: vhost-user: the back end asks for address %#llx, which is outside the memory",
 		 f->config.owner, (unsigned long long)iova);

@@ -9,6 +9,14 @@
  *
  * Checksum and segmentation offloads are the TAP's, not vhost's: they are part of what get_features() offers,
  * and set_features() passes the driver's choice on to the TAP.
+ *
+ * With ACCESS_PLATFORM the kernel looks addresses up in an IOTLB of its own, filled by messages written to the
+ * descriptor. There is no IOMMU here: all regions are translations of themselves, and are there before a ring
+ * starts. So a miss, which is read from the descriptor, is an address outside the memory (unless it came while
+ * the IOTLB was filled anew), and its ring waits for a translation that will never come. The kernel keeps each
+ * such question, and every kick asks one more: the device's rings are stopped at the first. A kernel that has
+ * had an IOTLB once keeps using it, whatever the features say later (vhost_init_device_iotlb()), and each
+ * VHOST_SET_FEATURES with the bit empties it.
  */
 #include "vhost/kernel.h"
 
@@ -26,7 +34,7 @@
 
 #include "vhost/regions.h"
 
-enum { RINGS = 2, MAX_FDS = 16 };
+enum { RINGS = 2, MAX_FDS = 16, SERVED_AT_ONCE = 64 };
 
 struct kernel_ring {
 	bool is_started, is_enabled;
@@ -40,6 +48,7 @@ struct vhost_kernel {
 	struct port *tap;	  /* network only */
 	uint64_t kernel_features; /* what the kernel itself offers */
 	uint64_t features;	  /* set */
+	bool has_iotlb;		  /* the kernel translates addresses, rings' too */
 	struct vhost_region region[VHOST_MAX_REGIONS];
 	unsigned n_regions;
 	struct kernel_ring ring[RINGS * MAX_FDS];
@@ -79,13 +88,12 @@ static const struct {
 };
 enum { N_OFFLOADS = sizeof(offload_bits) / sizeof(offload_bits[0]) };
 
-/* The TAP's bits are on offer beside the kernel's. Not the kernel's IOTLB: this side has no IOMMU to ask. */
+/* The TAP's bits are on offer beside the kernel's. */
 static int get_features(struct vhost *v, uint64_t *features)
 {
 	struct vhost_kernel *k = kernel_of(v);
 
-	*features =
-		k->kernel_features & ~(1ull << VIRTIO_F_ACCESS_PLATFORM | 1ull << VHOST_NET_F_VIRTIO_NET_HDR);
+	*features = k->kernel_features & ~(1ull << VHOST_NET_F_VIRTIO_NET_HDR);
 	if (!k->tap)
 		return 0;
 	*features |= k->n_fds > 1 ? 1ull << VIRTIO_NET_F_MQ : 0;
@@ -99,6 +107,41 @@ static int get_features(struct vhost *v, uint64_t *features)
 	}
 	return 0;
 }
+
+/* --- the kernel's IOTLB --- */
+
+static int tell_iotlb(int fd, const struct vhost_iotlb_msg *what)
+{
+	struct vhost_msg m = {.type = VHOST_IOTLB_MSG, .iotlb = *what};
+	ssize_t written = write(fd, &m, sizeof(m));
+
+	return written == (ssize_t)sizeof(m) ? 0 : written < 0 ? -errno : -EIO;
+}
+
+static int translate(int fd, const struct vhost_region *r)
+{
+	return tell_iotlb(fd, &(struct vhost_iotlb_msg){.iova = r->gpa,
+							.size = r->size,
+							.uaddr = (uintptr_t)r->hva,
+							.perm = VHOST_ACCESS_RW,
+							.type = VHOST_IOTLB_UPDATE});
+}
+
+/* All regions, each at its own address, in place of what was there. */
+static int fill_iotlb(const struct vhost_kernel *k)
+{
+	struct vhost_iotlb_msg all = {.size = UINT64_MAX, .type = VHOST_IOTLB_INVALIDATE};
+	int err = 0;
+
+	for (unsigned i = 0; i < k->n_fds && k->has_iotlb && !err; i++) {
+		err = tell_iotlb(k->fd[i], &all);
+		for (unsigned r = 0; r < k->n_regions && !err; r++)
+			err = translate(k->fd[i], &k->region[r]);
+	}
+	return err;
+}
+
+/* --- the TAP's offloads --- */
 
 static int set_offloads(struct vhost_kernel *k, uint64_t features)
 {
@@ -115,8 +158,11 @@ static int set_features(struct vhost *v, uint64_t features)
 	uint64_t for_kernel = features & k->kernel_features;
 	int err = call_all(k, VHOST_SET_FEATURES, &for_kernel);
 
-	if (!err)
-		k->features = features;
+	if (err)
+		return err;
+	k->features = features;
+	k->has_iotlb |= features >> VIRTIO_F_ACCESS_PLATFORM & 1;
+	err = fill_iotlb(k);
 	return err || !k->tap ? err : set_offloads(k, features);
 }
 
@@ -142,6 +188,7 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 	if (!err) {
 		memcpy(k->region, region, n * sizeof(*region));
 		k->n_regions = n;
+		err = fill_iotlb(k);
 	}
 	return err;
 }
@@ -149,8 +196,8 @@ static int set_memory(struct vhost *v, const struct vhost_region *region, unsign
 static int set_addresses(struct vhost_kernel *k, unsigned index)
 {
 	struct vhost_vring_addr addr;
-	int err = vhost_ring_addresses(k->region, k->n_regions, index % RINGS, &k->ring[index].config, false,
-				       k->log != NULL, &addr);
+	int err = vhost_ring_addresses(k->region, k->n_regions, index % RINGS, &k->ring[index].config,
+				       k->has_iotlb, k->log != NULL, &addr);
 
 	return err ? err : call(k->fd[index / RINGS], VHOST_SET_VRING_ADDR, &addr);
 }
@@ -238,6 +285,54 @@ static int stop_ring(struct vhost *v, unsigned index, uint32_t *base)
 	return 0;
 }
 
+/* --- what the kernel has to say --- */
+
+static unsigned watched(struct vhost *v, const int **fd)
+{
+	*fd = kernel_of(v)->fd;
+	return kernel_of(v)->n_fds;
+}
+
+/* A miss within the memory was asked for while the IOTLB was filled anew: its ring waits to be told again. */
+static int answer_miss(const struct vhost_kernel *k, int fd, uint64_t iova)
+{
+	for (unsigned r = 0; r < k->n_regions; r++)
+		if (iova >= k->region[r].gpa && iova - k->region[r].gpa < k->region[r].size)
+			return translate(fd, &k->region[r]);
+	return -EFAULT;
+}
+
+static int serve_one(struct vhost_kernel *k, int fd, uint64_t *address)
+{
+	struct vhost_msg m;
+	int err = 0;
+
+	for (unsigned left = SERVED_AT_ONCE; left && !err && read(fd, &m, sizeof(m)) == (ssize_t)sizeof(m); left--)
+		if (m.type == VHOST_IOTLB_MSG && m.iotlb.type == VHOST_IOTLB_MISS) {
+			*address = m.iotlb.iova;
+			err = answer_miss(k, fd, m.iotlb.iova);
+		}
+	return err;
+}
+
+static int serve(struct vhost *v, uint64_t *address)
+{
+	struct vhost_kernel *k = kernel_of(v);
+	bool was_enabled = false;
+	int err = 0;
+
+	for (unsigned i = 0; i < k->n_fds && !err; i++)
+		err = serve_one(k, k->fd[i], address);
+	if (!err)
+		return 0;
+	for (unsigned r = 0; r < k->n_fds * RINGS; r++) {
+		was_enabled |= k->ring[r].is_enabled;
+		if (k->ring[r].is_started)
+			enable_ring(v, r, false);
+	}
+	return was_enabled ? err : 0;
+}
+
 /* --- the log of written pages --- */
 
 static int set_logging(struct vhost_kernel *k)
@@ -245,6 +340,8 @@ static int set_logging(struct vhost_kernel *k)
 	uint64_t features = (k->features & k->kernel_features) | (k->log ? 1ull << VHOST_F_LOG_ALL : 0);
 	int err = call_all(k, VHOST_SET_FEATURES, &features);
 
+	if (!err)
+		err = fill_iotlb(k);
 	for (unsigned i = 0; i < k->n_fds * RINGS && !err; i++)
 		err = k->ring[i].is_started ? set_addresses(k, i) : 0;
 	return err;
@@ -302,6 +399,8 @@ static const struct vhost_ops net_ops = {
 	.stop_ring = stop_ring,
 	.enable_ring = enable_ring,
 	.set_log = set_log,
+	.watched = watched,
+	.serve = serve,
 	.close = kernel_close,
 };
 
@@ -314,13 +413,15 @@ static const struct vhost_ops vsock_ops = {
 	.stop_ring = stop_ring,
 	.enable_ring = enable_ring,
 	.set_log = set_log,
+	.watched = watched,
+	.serve = serve,
 	.close = kernel_close,
 };
 
 /* One more session of the device: the caller closes it with the rest. */
 static int open_one(struct vhost_kernel *k, const char *path, const char **step)
 {
-	int fd = open(path, O_RDWR | O_CLOEXEC);
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
 	*step = "open it (is its module loaded, and may you?)";
 	if (fd < 0)

@@ -445,6 +445,31 @@ static void init_lock(struct vhost_link *link)
 	pthread_condattr_destroy(&attr);
 }
 
+static void device_ready(void *opaque, uint32_t events)
+{
+	struct vhost_link *link = opaque;
+	uint64_t address;
+
+	pthread_mutex_lock(&link->lock);
+	if (link->v->ops->serve(link->v, &address))
+		log_warn("%s: vhost: the %s asks for address %#llx, which is outside the memory: its rings stand "
+			 "still until the driver resets the device",
+			 link->config.owner, link->v->ops->kind, (unsigned long long)address);
+	pthread_mutex_unlock(&link->lock);
+}
+
+static int watch_device(struct vhost_link *link)
+{
+	struct loop_source *ignored;
+	const int *fd = NULL;
+	unsigned n = link->v->ops->watched ? link->v->ops->watched(link->v, &fd) : 0;
+	int err = 0;
+
+	for (unsigned k = 0; k < n && !err; k++)
+		err = loop_add(link->loop, fd[k], EPOLLIN, device_ready, link, &ignored);
+	return err;
+}
+
 /* A device that is there already: met at once, connected from the beginning. */
 static int open_device(struct vhost_link *link)
 {
@@ -453,6 +478,8 @@ static int open_device(struct vhost_link *link)
 	link->v = link->config.device;
 	link->info.max_rings = link->config.n_rings;
 	err = meet(link);
+	if (!err)
+		err = watch_device(link);
 	if (err)
 		return err;
 	link->info.connected = true;

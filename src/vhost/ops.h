@@ -76,6 +76,14 @@ struct vhost_ops {
 	int (*set_mtu)(struct vhost *v, uint16_t mtu);
 	/* Note writes to guest memory, a bit per 4 KiB of GPA from 0, in `size` bytes of fd; -1: no more. */
 	int (*set_log)(struct vhost *v, int fd, uint64_t size);
+	/* Descriptors that are readable when serve() has something to do; their number. Constant. */
+	unsigned (*watched)(struct vhost *v, const int **fd);
+	/*
+	 * Hear what the other side says of addresses that the driver gave it (ACCESS_PLATFORM). 0; -EFAULT or
+	 * another error, once: *address is in no region, and all rings have been disabled until they are started
+	 * again.
+	 */
+	int (*serve)(struct vhost *v, uint64_t *address);
 	void (*close)(struct vhost *v);
 };
 

@@ -68,15 +68,15 @@ static void address_deinit(struct address *a)
 		close(a->dir_fd);
 }
 
-static int new_socket(int *fd)
+static int new_socket(int type, int *fd)
 {
-	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	*fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	return *fd < 0 ? -errno : 0;
 }
 
-static int connect_address(const struct address *a, int *out)
+static int connect_address(int type, const struct address *a, int *out)
 {
-	int fd, err = new_socket(&fd);
+	int fd, err = new_socket(type, &fd);
 
 	if (err)
 		return err;
@@ -89,13 +89,13 @@ static int connect_address(const struct address *a, int *out)
 	return 0;
 }
 
-int vhost_socket_connect(const char *path, int *fd, char *why, size_t why_size)
+int vhost_socket_connect_as(int type, const char *path, int *fd, char *why, size_t why_size)
 {
 	struct address a;
 	int err = address_init(&a, path);
 
 	if (!err) {
-		err = connect_address(&a, fd);
+		err = connect_address(type, &a, fd);
 		address_deinit(&a);
 	}
 	if (err)
@@ -103,8 +103,13 @@ int vhost_socket_connect(const char *path, int *fd, char *why, size_t why_size)
 	return err;
 }
 
+int vhost_socket_connect(const char *path, int *fd, char *why, size_t why_size)
+{
+	return vhost_socket_connect_as(SOCK_STREAM, path, fd, why, why_size);
+}
+
 /* What stands at the path already: 0 if it may be bound now, else why not. */
-static int clear_stale(const struct address *a)
+static int clear_stale(int type, const struct address *a)
 {
 	struct stat st;
 	int fd, err;
@@ -113,17 +118,17 @@ static int clear_stale(const struct address *a)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
-	err = connect_address(a, &fd);
+	err = connect_address(type, a, &fd);
 	if (!err)
 		close(fd);
 	if (err != -ECONNREFUSED)
-		return !err || err == -EAGAIN ? -EADDRINUSE : err;
+		return !err || err == -EAGAIN || err == -EPROTOTYPE ? -EADDRINUSE : err;
 	return unlink(a->sun.sun_path) && errno != ENOENT ? -errno : 0;
 }
 
-static int bind_and_listen(const struct address *a, int mode, int *out)
+static int bind_and_listen(int type, const struct address *a, int mode, int *out)
 {
-	int fd, err = new_socket(&fd);
+	int fd, err = new_socket(type, &fd);
 
 	if (err)
 		return err;
@@ -138,21 +143,26 @@ static int bind_and_listen(const struct address *a, int mode, int *out)
 	return 0;
 }
 
-int vhost_socket_listen(const char *path, int mode, int *fd, char *why, size_t why_size)
+int vhost_socket_listen_as(int type, const char *path, int mode, int *fd, char *why, size_t why_size)
 {
 	struct address a;
 	int err = address_init(&a, path);
 
 	if (!err) {
-		err = clear_stale(&a);
+		err = clear_stale(type, &a);
 		if (!err)
-			err = bind_and_listen(&a, mode, fd);
+			err = bind_and_listen(type, &a, mode, fd);
 		address_deinit(&a);
 	}
 	if (err)
 		snprintf(why, why_size, "cannot listen on %s: %s", path,
 			 err == -EEXIST ? "a file that is no socket is in its place" : strerror(-err));
 	return err;
+}
+
+int vhost_socket_listen(const char *path, int mode, int *fd, char *why, size_t why_size)
+{
+	return vhost_socket_listen_as(SOCK_STREAM, path, mode, fd, why, why_size);
 }
 
 struct vhost_endpoint {

@@ -22,9 +22,13 @@
  * 0, or -errno with a sentence in why.
  */
 int vhost_socket_listen(const char *path, int mode, int *fd, char *why, size_t why_size);
+/* The same for another type of Unix socket: SOCK_STREAM or SOCK_SEQPACKET. */
+int vhost_socket_listen_as(int type, const char *path, int mode, int *fd, char *why, size_t why_size);
 
 /* Connect to path, without waiting for an accept. 0, or -errno (-ENOENT, -ECONNREFUSED, -EAGAIN: not there yet) with a sentence. */
 int vhost_socket_connect(const char *path, int *fd, char *why, size_t why_size);
+/* The same for another type: a listener of another one is -EPROTOTYPE. */
+int vhost_socket_connect_as(int type, const char *path, int *fd, char *why, size_t why_size);
 
 struct vhost_socket_config {
 	const char *path; /* copied; NULL: fd is used */

@@ -25,6 +25,7 @@ struct fixture {
 	struct test_driver driver;
 	struct vsock *vsock;
 	char dir[32], path[64];
+	uint16_t type;			 /* of the connections */
 	uint32_t peer_buffer, forwarded; /* what we tell in our headers */
 };
 
@@ -39,6 +40,7 @@ static void set_up(struct fixture *f)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->path, sizeof(f->path), "%s/v", f->dir);
 	config.path = f->path;
+	f->type = VIRTIO_VSOCK_TYPE_STREAM;
 	f->peer_buffer = 1 << 20;
 	assert_int_equal(vsock_new(&f->driver.dma, &config, &f->vsock, why, sizeof(why)), 0);
 }
@@ -72,12 +74,18 @@ static void set_patience(int fd)
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
 }
 
-static int connect_to(const char *path)
+static int socket_type(const struct fixture *f)
+{
+	return f->type == VIRTIO_VSOCK_TYPE_STREAM ? SOCK_STREAM : SOCK_SEQPACKET;
+}
+
+static int connect_host_socket(const struct fixture *f)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	int fd = socket(AF_UNIX, socket_type(f), 0);
 
-	strcpy(addr.sun_path, path);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s%s", f->path,
+		 f->type == VIRTIO_VSOCK_TYPE_STREAM ? "" : ".seqpacket");
 	assert_int_equal(connect(fd, (void *)&addr, sizeof(addr)), 0);
 	set_patience(fd);
 	return fd;
@@ -86,7 +94,7 @@ static int connect_to(const char *path)
 static int listen_at(struct fixture *f, unsigned port, char *path)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	int fd = socket(AF_UNIX, socket_type(f), 0);
 
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", f->path, port);
 	strcpy(path, addr.sun_path);
@@ -123,6 +131,8 @@ static struct virtio_vsock_hdr next(struct fixture *f, uint8_t *data)
 	assert_int_equal(written, HEADER + h.len);
 	assert_int_equal(h.src_cid, 2);
 	assert_int_equal(h.dst_cid, CID);
+	if (h.op != VIRTIO_VSOCK_OP_RST) /* which may be for another connection */
+		assert_int_equal(h.type, f->type);
 	if (h.op != VIRTIO_VSOCK_OP_RST)
 		assert_int_equal(h.buf_alloc, CREDIT);
 	if (data)
@@ -154,7 +164,7 @@ static void send_header(struct fixture *f, const struct virtio_vsock_hdr *h, con
 static void say(struct fixture *f, uint32_t guest_port, uint32_t host_port, uint16_t op, uint32_t flags, const void *data, uint32_t len)
 {
 	struct virtio_vsock_hdr h = {.src_cid = CID, .dst_cid = 2, .src_port = guest_port, .dst_port = host_port, .len = len,
-				     .type = VIRTIO_VSOCK_TYPE_STREAM, .op = op, .flags = flags,
+				     .type = f->type, .op = op, .flags = flags,
 				     .buf_alloc = f->peer_buffer, .fwd_cnt = f->forwarded};
 
 	send_header(f, &h, data, len);
@@ -164,20 +174,27 @@ static void say(struct fixture *f, uint32_t guest_port, uint32_t host_port, uint
 static int connect_host(struct fixture *f, uint32_t port, uint32_t *host_port)
 {
 	char line[64];
-	int fd = connect_to(f->path);
+	int fd = connect_host_socket(f);
 	struct virtio_vsock_hdr h;
 	unsigned got = 0;
 
 	snprintf(line, sizeof(line), "CONNECT %u\n", port);
-	write_all(fd, line, 3); /* in two parts */
-	write_all(fd, line + 3, strlen(line) - 3);
+	if (f->type == VIRTIO_VSOCK_TYPE_STREAM) { /* in two parts */
+		write_all(fd, line, 3);
+		write_all(fd, line + 3, strlen(line) - 3);
+	} else {
+		write_all(fd, line, strlen(line));
+	}
 	h = expect(f, VIRTIO_VSOCK_OP_REQUEST);
 	assert_int_equal(h.dst_port, port);
 	*host_port = h.src_port;
 	say(f, port, h.src_port, VIRTIO_VSOCK_OP_RESPONSE, 0, NULL, 0);
-	do
-		read_all(fd, line + got, 1);
-	while (line[got++] != '\n');
+	if (f->type == VIRTIO_VSOCK_TYPE_SEQPACKET)
+		assert_true(recv(fd, line, sizeof(line), 0) > 4);
+	else
+		do
+			read_all(fd, line + got, 1);
+		while (line[got++] != '\n');
 	assert_int_equal(atoi(line + 3), h.src_port);
 	return fd;
 }
@@ -348,7 +365,7 @@ static void refuses_nonsense(void **state)
 	int fd;
 
 	set_up(&f);
-	fd = connect_to(f.path); /* no driver yet: closed at once */
+	fd = connect_host_socket(&f); /* no driver yet: closed at once */
 	assert_true(read(fd, &byte, 1) <= 0);
 	close(fd);
 	start(&f, 0, 16);
@@ -359,7 +376,7 @@ static void refuses_nonsense(void **state)
 			expect(&f, VIRTIO_VSOCK_OP_RST);
 	}
 	h.op = VIRTIO_VSOCK_OP_REQUEST;
-	h.type = 2; /* SEQPACKET was not offered */
+	h.type = 2; /* SEQPACKET was not accepted */
 	send_header(&f, &h, NULL, 0);
 	expect(&f, VIRTIO_VSOCK_OP_RST);
 	h.type = 1;
@@ -383,15 +400,15 @@ static void refuses_nonsense(void **state)
 		assert_int_equal(read(fd, &byte, 1), 0);
 		close(fd);
 	}
-	fd = connect_to(f.path);
+	fd = connect_host_socket(&f);
 	write_all(fd, "HELLO\n", 6);
 	assert_true(read(fd, &byte, 1) <= 0);
 	close(fd);
-	fd = connect_to(f.path);
+	fd = connect_host_socket(&f);
 	write_all(fd, "CONNECT 99999999999999999999999999999999\n", 41);
 	assert_true(read(fd, &byte, 1) <= 0);
 	close(fd);
-	fd = connect_to(f.path); /* and the device is as good as ever */
+	fd = connect_host_socket(&f); /* and the device is as good as ever */
 	close(fd);
 	fd = connect_host(&f, 5, &host_port);
 	close(fd);
@@ -410,7 +427,7 @@ static void holds_many(void **state)
 	set_up(&f);
 	start(&f, 0, 0);
 	for (unsigned k = 0; k < MANY; k++) {
-		fd[k] = connect_to(f.path);
+		fd[k] = connect_host_socket(&f);
 		snprintf(line, sizeof(line), "CONNECT %u\n", 2000 + k);
 		write_all(fd[k], line, strlen(line));
 	}
@@ -445,11 +462,186 @@ static void holds_many(void **state)
 	tear_down(&f);
 }
 
+/* --- SEQPACKET --- */
+
+enum { SEQPACKET = 1 << VIRTIO_VSOCK_F_SEQPACKET, EOM = VIRTIO_VSOCK_SEQ_EOM };
+
+static void set_up_messages(struct fixture *f)
+{
+	set_up(f);
+	f->type = VIRTIO_VSOCK_TYPE_SEQPACKET;
+	start(f, SEQPACKET, 16);
+}
+
+/* A message of the host program, as it comes to the driver. */
+static void expect_message(struct fixture *f, const uint8_t *wanted, uint32_t len)
+{
+	uint8_t data[ROOM];
+	struct virtio_vsock_hdr h;
+	uint32_t done = 0;
+
+	do {
+		h = next(f, data);
+		assert_int_equal(h.op, VIRTIO_VSOCK_OP_RW);
+		assert_true(h.len && h.len <= len - done);
+		assert_memory_equal(data, wanted + done, h.len);
+		done += h.len;
+		assert_int_equal(h.flags, done == len ? EOM : 0);
+	} while (done < len);
+}
+
+static void messages_both_ways(void **state)
+{
+	static const uint32_t length[] = {1, 5, ROOM, ROOM + 1, 3, 60000, 2};
+	static uint8_t sent[60000], got[60001];
+	struct fixture f;
+	uint32_t port;
+	int fd;
+
+	set_up_messages(&f);
+	for (unsigned k = 0; k < sizeof(sent); k++)
+		sent[k] = (uint8_t)(k * 31 + (k >> 9));
+	fd = connect_host(&f, 9, &port);
+	for (unsigned k = 0; k < sizeof(length) / sizeof(length[0]); k++) {
+		write_all(fd, sent + k, length[k] - (k == 5 ? k : 0));
+		if (k == 2)
+			write_all(fd, sent, 0); /* an empty one is left out */
+	}
+	for (unsigned k = 0; k < sizeof(length) / sizeof(length[0]); k++)
+		expect_message(&f, sent + k, length[k] - (k == 5 ? k : 0));
+	for (unsigned k = 0; k < 50; k++) { /* in parts, and many before the host program reads */
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, 0, sent, k);
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, 0, sent + k, 1000);
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, EOM | VIRTIO_VSOCK_SEQ_EOR, sent + k + 1000, 7);
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, EOM, sent, 0); /* empty */
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, EOM, sent, k + 1);
+	}
+	for (unsigned k = 0; k < 50; k++) {
+		assert_int_equal(recv(fd, got, sizeof(got), 0), k + 1007);
+		assert_memory_equal(got, sent, k + 1007);
+		assert_int_equal(recv(fd, got, sizeof(got), 0), k + 1);
+	}
+	shutdown(fd, SHUT_WR);
+	assert_int_equal(expect(&f, VIRTIO_VSOCK_OP_SHUTDOWN).flags, VIRTIO_VSOCK_SHUTDOWN_SEND);
+	say(&f, 9, port, VIRTIO_VSOCK_OP_RW, EOM, "bye", 3);
+	say(&f, 9, port, VIRTIO_VSOCK_OP_RW, 0, "half of", 7); /* is lost with the end */
+	say(&f, 9, port, VIRTIO_VSOCK_OP_SHUTDOWN, 3, NULL, 0);
+	assert_int_equal(recv(fd, got, sizeof(got), 0), 3);
+	assert_int_equal(recv(fd, got, sizeof(got), 0), 0);
+	expect(&f, VIRTIO_VSOCK_OP_RST);
+	close(fd);
+	tear_down(&f);
+}
+
+/* With little credit messages come in parts; the longest possible one goes to the host program in one piece. */
+static void messages_keep_to_credit(void **state)
+{
+	static uint8_t data[CREDIT], got[CREDIT + 1];
+	struct fixture f;
+	struct virtio_vsock_hdr h;
+	uint32_t port;
+	int fd;
+
+	set_up_messages(&f);
+	f.peer_buffer = 10;
+	fd = connect_host(&f, 9, &port);
+	write_all(fd, "0123456", 7);
+	write_all(fd, "abcdefgh", 8);
+	assert_int_equal(next(&f, data).flags, EOM);
+	h = next(&f, data);
+	assert_int_equal(h.len, 3);
+	assert_int_equal(h.flags, 0);
+	expect(&f, VIRTIO_VSOCK_OP_CREDIT_REQUEST);
+	f.forwarded = 10;
+	say(&f, 9, port, VIRTIO_VSOCK_OP_CREDIT_UPDATE, 0, NULL, 0);
+	h = next(&f, data);
+	assert_int_equal(h.len, 5);
+	assert_int_equal(h.flags, EOM);
+	assert_memory_equal(data, "defgh", 5);
+	for (unsigned k = 0; k < CREDIT; k++)
+		data[k] = (uint8_t)(k * 7 + (k >> 8));
+	for (unsigned k = 0; k < CREDIT; k += 32768)
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, k + 32768 == CREDIT ? EOM : 0, data + k, 32768);
+	assert_int_equal(recv(fd, got, sizeof(got), 0), CREDIT);
+	assert_memory_equal(got, data, CREDIT);
+	expect(&f, VIRTIO_VSOCK_OP_CREDIT_UPDATE);
+	write_all(fd, data, 11); /* the guest could never have room for it */
+	expect(&f, VIRTIO_VSOCK_OP_RST);
+	assert_true(recv(fd, got, 1, 0) <= 0);
+	close(fd);
+	tear_down(&f);
+}
+
+/* Reset, for that port and perhaps again for what was sent after it, and the host program sees an end. */
+static void expect_reset(struct fixture *f, int fd, uint32_t port)
+{
+	static uint8_t got[CREDIT];
+	unsigned resets = 0;
+
+	say(f, 4242, 4242, VIRTIO_VSOCK_OP_RW, 0, NULL, 0); /* the last that is refused */
+	while (expect(f, VIRTIO_VSOCK_OP_RST).dst_port == port)
+		resets++;
+	assert_true(resets);
+	while (recv(fd, got, sizeof(got), 0) > 0)
+		;
+	close(fd);
+}
+
+static void refuses_wrong_messages(void **state)
+{
+	static uint8_t data[50000];
+	char path[120];
+	struct fixture f;
+	uint32_t port;
+	int fd, listener;
+
+	set_up_messages(&f);
+	fd = connect_host(&f, 9, &port);
+	f.type = VIRTIO_VSOCK_TYPE_STREAM; /* the other type, for a connection that there is */
+	say(&f, 9, port, VIRTIO_VSOCK_OP_RW, 0, data, 10);
+	assert_int_equal(expect(&f, VIRTIO_VSOCK_OP_RST).type, VIRTIO_VSOCK_TYPE_STREAM);
+	f.type = VIRTIO_VSOCK_TYPE_SEQPACKET;
+	for (unsigned k = 0; k < 7; k++) /* one without end, beyond our credit */
+		say(&f, 9, port, VIRTIO_VSOCK_OP_RW, 0, data, sizeof(data));
+	expect_reset(&f, fd, 9);
+	fd = connect_host(&f, 10, &port);
+	for (unsigned k = 0; !driver_pending(&f.driver, RX); k++) { /* more than we keep, of one byte each */
+		say(&f, 10, port, VIRTIO_VSOCK_OP_RW, EOM, data, 1);
+		assert_true(k < 100000);
+	}
+	expect_reset(&f, fd, 10);
+	fd = connect_host_socket(&f);
+	write_all(fd, "CONNECT 9\nand more", 18);
+	assert_true(recv(fd, data, 1, 0) <= 0);
+	close(fd);
+	f.type = VIRTIO_VSOCK_TYPE_STREAM;
+	listener = listen_at(&f, 77, path);
+	f.type = VIRTIO_VSOCK_TYPE_SEQPACKET; /* to a listener of streams */
+	say(&f, 11, 77, VIRTIO_VSOCK_OP_REQUEST, 0, NULL, 0);
+	assert_int_equal(expect(&f, VIRTIO_VSOCK_OP_RST).dst_port, 11);
+	close(listener);
+	unlink(path);
+	listener = listen_at(&f, 77, path);
+	say(&f, 11, 77, VIRTIO_VSOCK_OP_REQUEST, 0, NULL, 0);
+	expect(&f, VIRTIO_VSOCK_OP_RESPONSE);
+	close(listener);
+	unlink(path);
+	driver_reset(&f.driver); /* a driver that does not know of it */
+	start(&f, 0, 16);
+	fd = connect_host_socket(&f);
+	write_all(fd, "CONNECT 9\n", 10);
+	assert_true(recv(fd, data, 1, 0) <= 0);
+	close(fd);
+	tear_down(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(host_connects),	      cmocka_unit_test(guest_connects),	  cmocka_unit_test(credit_is_kept),
 		cmocka_unit_test(respects_the_guests_credit), cmocka_unit_test(refuses_nonsense), cmocka_unit_test(holds_many),
+		cmocka_unit_test(messages_both_ways),	      cmocka_unit_test(messages_keep_to_credit),
+		cmocka_unit_test(refuses_wrong_messages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,7 @@ struct bench {
 };
 
 static const uint64_t features[DEVICES] = {
-	0, 1ull << VIRTIO_CONSOLE_F_MULTIPORT, 1ull << VIRTIO_BALLOON_F_STATS_VQ | 1ull << VIRTIO_BALLOON_F_REPORTING,
+	1ull << VIRTIO_VSOCK_F_SEQPACKET, 1ull << VIRTIO_CONSOLE_F_MULTIPORT, 1ull << VIRTIO_BALLOON_F_STATS_VQ | 1ull << VIRTIO_BALLOON_F_REPORTING,
 };
 static const unsigned n_queues[DEVICES] = { 3, 4, 4 };
 
@@ -156,7 +156,7 @@ static void send_message(struct bench *b, unsigned device, unsigned queue, const
 
 		h->src_cid = CID;
 		h->dst_cid = 2;
-		h->type = 1;
+		h->type = (uint16_t)(1 + (h->src_port & 1)); /* ports 1 and 3 have messages */
 		h->op &= 7;
 		h->src_port &= 3; /* few, so that streams are met again */
 		h->dst_port = 1ull << 30 | (h->dst_port & 3);

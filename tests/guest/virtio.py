@@ -296,6 +296,44 @@ class Test:
         vm.expect("fifty at once", lines, [str(n) for n in range(50)])
         self.run("killall socat")
 
+    def connect_seqpacket(self, port):
+        for _ in range(600):
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            client.settimeout(120)
+            client.connect(str(self.scratch / "vsock.seqpacket"))
+            client.send(f"CONNECT {port}\n".encode())
+            if client.recv(64).startswith(b"OK "):
+                return client
+            client.close()
+            time.sleep(0.1)
+        raise vm.Failure(f"no SEQPACKET connection to port {port} of the guest")
+
+    def seqpacket(self):
+        """Messages keep their lengths, both ways, whoever connects."""
+        self.guest.type("/bin/seqpacket 1003 &\n")
+        with self.connect_seqpacket(1003) as client:
+            for length in (1, 3, 4096, 65537, 150000, 2):
+                message = os.urandom(length)
+                client.send(message)
+                vm.expect(f"a message of {length} bytes comes back", client.recv(1 << 18) == message, True)
+            for number in range(200):
+                client.send(bytes([number]) * (number + 1))
+            for number in range(200):
+                vm.expect(f"message {number} of many", client.recv(1 << 18) == bytes([number]) * (number + 1), True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.scratch / "vsock_2003"))
+        listener.listen(1)
+
+        def echo():
+            with listener.accept()[0] as client:
+                while message := client.recv(1 << 18):
+                    client.send(message)
+
+        threading.Thread(target=echo, daemon=True).start()
+        vm.expect("the guest's messages", self.run("/bin/seqpacket 2003 2").split()[-2:], ["SEQPACKET", "OK"])
+        if self.guest.shell("/bin/seqpacket 2000 2 2>/dev/null")[1] == 0:  # vsock()'s listener: of streams
+            raise vm.Failure("a SEQPACKET connection to a listener of streams")
+
     # --- drivers go and come ---
 
     def rebind(self):
@@ -341,10 +379,10 @@ def without_acpi(guise, engine, kernel):
 
 
 def test():
-    guise, engine, bus, cpus = sys.argv[1:5]
+    guise, engine, bus, cpus, seqpacket = sys.argv[1:6]
     kernel = vm.need_guest("cloud")
     files, order = vm.modules(DRIVERS)
-    files.update(vm.program("socat"))
+    files.update(vm.program("socat") | {"bin/seqpacket": seqpacket})
     data, forwarded = noise(TRANSFER, 1), free_port()
     host = Host(data)
     terminal, slave = pty.openpty()
@@ -365,7 +403,7 @@ def test():
             t = Test(guest, scratch, bus, int(cpus))
             steps = [("disks", lambda: t.disks(data[:32 * MIB])), ("network", lambda: t.network(host, data, forwarded)),
                      ("rng", t.random), ("console", lambda: t.console(terminal, data[:4 * MIB])), ("balloon", t.balloon),
-                     ("vsock", lambda: t.vsock(data[:16 * MIB])), ("rebind", t.rebind)]
+                     ("vsock", lambda: t.vsock(data[:16 * MIB])), ("seqpacket", t.seqpacket), ("rebind", t.rebind)]
             for step, function in steps:
                 before = time.monotonic()
                 function()

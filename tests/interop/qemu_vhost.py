@@ -5,7 +5,8 @@
   qemu_vhost.py GUISE CASE [DISK_STORM]
 
 CASE begins with net, tap or disk; words in it choose the rest: packed rings, server (QEMU listens), queues (two). Back ends
-are killed (SIGKILL) and started again under the running guest, disks again and again under load, with every byte known.
+are killed (SIGKILL) and started again under the running guest, disks again and again under load, with every byte known. With
+the word iommu the device is behind QEMU's Intel IOMMU instead, in strict mode: every buffer is mapped for its request alone.
 """
 import hashlib
 import http.server
@@ -22,18 +23,19 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guest"))
 import vm  # noqa: E402
+from relay import Relay  # noqa: E402
 from vhost_guest import MODULES, BackEnd, check_ping, wait_for_carrier  # noqa: E402
 
 MEBIBYTES = 8
 
 
-def start_qemu(kernel, initrd, where, is_server, device, cpus=1):
+def start_qemu(kernel, initrd, where, is_server, device, cpus=1, iommu=False):
     """`device` are QEMU's options that stand on chardev c0. vectors=0: QEMU 7.2's MSI-X crashes with vhost-user on TCG."""
     role = "server=on,wait=off" if is_server else "reconnect=1"
     options = ["-object", "memory-backend-memfd,id=mem,size=256M,share=on", "-numa", "node,memdev=mem",
-               "-chardev", f"socket,id=c0,path={where},{role}", *device]
-    return vm.Vm(None, "qemu", kernel, initrd, "quiet net.ifnames=0 mods=" + ",".join(MODULES), cpus=cpus, mem="256M", time_limit=800,
-                 more=options)
+               *(["-device", "intel-iommu,device-iotlb=on"] if iommu else []), "-chardev", f"socket,id=c0,path={where},{role}", *device]
+    append = "quiet net.ifnames=0 mods=" + ",".join(MODULES) + (" intel_iommu=on iommu.strict=1" if iommu else "")
+    return vm.Vm(None, "qemu", kernel, initrd, append, cpus=cpus, mem="256M", time_limit=800, more=options)
 
 
 def wait_for_socket(path):
@@ -71,9 +73,9 @@ def receive_all(listener, result):
     result.append(digest.hexdigest())
 
 
-def check_transfers(guest, host):
+def check_transfers(guest, host, mebibytes=MEBIBYTES):
     """Megabytes both ways over TCP, by checksum."""
-    data = random.Random(1).randbytes(MEBIBYTES << 20)
+    data = random.Random(1).randbytes(mebibytes << 20)
     wanted = hashlib.md5(data).hexdigest()
     output, _ = guest.shell(f"wget -q -O /tmp/data http://{host}:{serve_http(data)}/ && md5sum < /tmp/data")
     if wanted not in output:
@@ -118,6 +120,58 @@ def network(guise, kernel, initrd, scratch, case, backing, address, host):
             guest.type("poweroff -f\n")
             guest.end()
     print(f"{case}: ping and TCP both ways in QEMU's guest, through our back end, killed twice")
+
+
+def check_iommu(guest, relay, least):
+    """The device has an IOMMU's translations, and `least` of them came and went while it was used."""
+    output, _ = guest.shell("cat /sys/bus/virtio/devices/virtio0/../iommu_group/type")
+    vm.expect("the kind of its IOMMU group", output.split(), ["DMA"])
+    for kind in ("UPDATE", "INVALIDATE"):
+        if relay.iotlb[kind] < least:
+            raise vm.Failure(f"only {relay.iotlb[kind]} IOTLB messages were {kind}")
+    return f"{relay.iotlb['UPDATE']} translations made, {relay.iotlb['INVALIDATE']} taken away"
+
+
+def behind_iommu(case):
+    """Options of a virtio PCI device; QEMU 7.2 wants no MSI-X here, either."""
+    return ",vectors=0,disable-legacy=on,iommu_platform=on,ats=on" + (",packed=on" if "packed" in case else "")
+
+
+def net_iommu_case(guise, kernel, initrd, scratch, case):
+    where, between = scratch / "net.sock", scratch / "relay.sock"
+    device = ["-netdev", "vhost-user,id=n0,chardev=c0", "-device", "virtio-net-pci,netdev=n0" + behind_iommu(case)]
+    with BackEnd([guise, "vhost-net", "--socket-path", str(where), "--net", "user"], scratch):
+        wait_for_socket(where)
+        relay = Relay(between, where)
+        with start_qemu(kernel, initrd, between, False, device, iommu=True) as guest:
+            guest.boot()
+            guest.shell("ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0")
+            wait_for_carrier(guest, "1")
+            check_ping(guest, 3, "10.0.2.2")
+            check_transfers(guest, "10.0.2.2", 2)
+            said = check_iommu(guest, relay, 1000)
+            guest.type("poweroff -f\n")
+            guest.end()
+    print(f"{case}: ping and TCP both ways; {said}")
+
+
+def disk_iommu_case(guise, kernel, initrd, scratch, case):
+    where, between, image = scratch / "disk.sock", scratch / "relay.sock", scratch / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(32 << 20)
+    device = ["-device", "vhost-user-blk-pci,chardev=c0,num-queues=2" + behind_iommu(case)]
+    with BackEnd([guise, "vhost-blk", "--socket-path", str(where), str(image)], scratch):
+        wait_for_socket(where)
+        relay = Relay(between, where)
+        with start_qemu(kernel, initrd, between, False, device, 2, iommu=True) as guest:
+            guest.boot()
+            output, _ = guest.shell("/bin/storm /dev/vda 1 4")
+            if "STORM OK" not in output:
+                raise vm.Failure(output)
+            said = check_iommu(guest, relay, 1000)
+            guest.type("poweroff -f\n")
+            guest.end()
+    print(f"{case}: {output[output.find('STORM'):].strip()}; {said}")
 
 
 def net_case(guise, kernel, initrd, scratch, case):
@@ -169,12 +223,12 @@ def disk_case(guise, kernel, initrd, scratch, case):
     print(f"{case}: {kills} kills, {said[said.find('STORM'):].strip()}")
 
 
-CASES = {"net": net_case, "tap": tap_case, "disk": disk_case}
+CASES = {"net-iommu": net_iommu_case, "disk-iommu": disk_iommu_case, "net": net_case, "tap": tap_case, "disk": disk_case}
 
 
 def test():
     guise, case = sys.argv[1:3]
-    kind = next(name for name in CASES if case.startswith(name))
+    kind = max((name for name in CASES if case.startswith(name)), key=len)
     if subprocess.run(["which", "qemu-system-x86_64"], capture_output=True).returncode:
         vm.skip("qemu-system-x86_64 is not installed (tools/setup test)")
     kernel = vm.need_guest("cloud")

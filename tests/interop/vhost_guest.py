@@ -5,7 +5,8 @@
   vhost_guest.py GUISE CASE [DISK_STORM]
 
 CASE begins with net, disk (others' back ends), ours-net, ours-tap or ours-disk; words in it choose the rest: packed rings, server (guise
-listens), queues (two), mmio (virtio-mmio: calls come through guise), intx (no MSI-X: they, too). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
+listens), queues (two), mmio (virtio-mmio: calls come through guise), intx (no MSI-X: they, too), platform (ACCESS_PLATFORM: the back end
+asks for every translation). In every case the back end is killed (SIGKILL) and started again under the running guest; our disk back
 end again and again under load, with every byte known.
 """
 import hashlib
@@ -71,7 +72,7 @@ def wait_until(what, check):
         time.sleep(0.1)
 
 
-def testpmd(scratch, socket, is_server, queues):
+def testpmd(scratch, socket, is_server, queues, iommu=False):
     """DPDK's vhost library with its icmpecho engine, which answers ARP and ping for every address."""
     def ready(back_end):
         back_end.say("set fwd icmpecho\nstart\n")
@@ -80,7 +81,7 @@ def testpmd(scratch, socket, is_server, queues):
         socket.unlink(missing_ok=True)  # a killed server leaves it, and would not start
         ready(back_end)
 
-    role = ",client=1" if is_server else ""
+    role = (",client=1" if is_server else "") + (",iommu-support=1" if iommu else "")
     command = ["stdbuf", "-oL", "dpdk-testpmd", "--lcores", "0@0,1@0", "--no-pci", "-m", "128", "--no-huge", "--file-prefix",
                f"guise{os.getpid()}", "--vdev", f"net_vhost0,iface={socket},queues={queues}{role}", "--", "-i",
                "--total-num-mbufs=8192", f"--rxq={queues}", f"--txq={queues}"]
@@ -94,6 +95,12 @@ def storage_daemon(scratch, socket, image):
     command = ["qemu-storage-daemon", "--blockdev", f"driver=file,filename={image},node-name=file", "--export",
                f"type=vhost-user-blk,id=export,node-name=file,addr.type=unix,addr.path={socket},writable=on,num-queues=2"]
     return BackEnd(command, scratch)
+
+
+def check_platform(guest, case):
+    """Was ACCESS_PLATFORM (bit 33) negotiated if the case says so, and only then?"""
+    output, _ = guest.shell("cut -c34 /sys/bus/virtio/devices/virtio0/features")
+    vm.expect("ACCESS_PLATFORM", output.strip(), "1" if "platform" in case else "0")
 
 
 def md5_in(text):
@@ -115,7 +122,8 @@ def wait_for_carrier(guest, value):
 
 def words(case):
     """What a case's words add to the device's options and to the kernel's command line."""
-    options = "".join(f",{word}" for word in ("server", "packed") if word in case) + (",bus=mmio" if "mmio" in case else "")
+    options = "".join(f",{word}" for word in ("server", "packed") if word in case) + (",bus=mmio" if "mmio" in case else "") + (
+        ",access-platform" if "platform" in case else "")
     return options, "quiet " + ("pci=nomsi " if "intx" in case else "") + "mods=" + ",".join(MODULES)
 
 
@@ -158,6 +166,7 @@ def our_network_case(guise, kernel, initrd, scratch, case):
         with vm.Vm(guise, "translate", kernel, initrd, append, cpus=1, mem="256M",
                    options=["--net", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
+            check_platform(guest, case)
             _, status = guest.shell("ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0")
             vm.expect("setting eth0 up", status, 0)
             for _ in range(8):
@@ -187,6 +196,7 @@ def our_disk_case(guise, kernel, initrd, scratch, case):
         with vm.Vm(guise, "translate", kernel, initrd, append, cpus=2, mem="256M",
                    options=["--net", "none", "--disk", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
+            check_platform(guest, case)
             guest.type(f"/bin/storm /dev/vda 8 {seconds}; echo storm over\n")
             end = time.monotonic() + seconds
             while time.monotonic() < end:
@@ -206,10 +216,11 @@ def network_case(guise, kernel, initrd, scratch, case):
     is_server, queues = "server" in case, 2 if "queues" in case else 1
     socket = scratch / "net.sock"
     options, append = words(case)
-    with testpmd(scratch, socket, is_server, queues) as back_end:
+    with testpmd(scratch, socket, is_server, queues, "platform" in case) as back_end:
         with vm.Vm(guise, "translate", kernel, initrd, append, cpus=queues, mem="256M",
                    options=["--net", f"vhost-user={socket}{options},queues={queues}"], time_limit=600) as guest:
             guest.boot()
+            check_platform(guest, case)
             check_network(guest, back_end, socket, is_server)
             if queues > 1:
                 check_queues(guest)
@@ -227,6 +238,7 @@ def disk_case(guise, kernel, initrd, scratch, case):
         with vm.Vm(guise, "translate", kernel, initrd, append, cpus=2, mem="256M",
                    options=["--net", "none", "--disk", f"vhost-user={socket}{options}"], time_limit=600) as guest:
             guest.boot()
+            check_platform(guest, case)
             output, status = guest.shell("dd if=/dev/urandom of=/tmp/r bs=1M count=24 2>/dev/null && md5sum < /tmp/r && "
                                          "dd if=/tmp/r of=/dev/vda bs=64k conv=fsync 2>/dev/null")
             vm.expect(f"writing ({output})", status, 0)
@@ -242,6 +254,18 @@ def disk_case(guise, kernel, initrd, scratch, case):
     md5 = subprocess.run(["sh", "-c", f"head -c {24 << 20} {image} | md5sum"], capture_output=True, text=True, check=True)
     vm.expect("the image's content", md5_in(md5.stdout), written)
     print(f"{case}: 24 MiB written and read through qemu-storage-daemon, killed and started again")
+
+
+def refused_case(guise, kernel, initrd, scratch, case):
+    """A back end without ACCESS_PLATFORM, and a machine that was asked to offer it."""
+    socket, image = scratch / "disk.sock", scratch / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with storage_daemon(scratch, socket, image):
+        run = subprocess.run([guise, "run", "--kernel", kernel, "--mem", "64M", "--net", "none", "--disk",
+                              f"vhost-user={socket},access-platform"], capture_output=True, text=True, timeout=PATIENCE)
+    vm.expect("guise's exit status", run.returncode, 1)
+    if "the back end does not offer VIRTIO_F_ACCESS_PLATFORM" not in run.stderr:
+        raise vm.Failure(run.stderr)
 
 
 def in_namespace(*command):
@@ -298,8 +322,9 @@ def our_tap_case(guise, kernel, initrd, scratch, case):
     print(f"{case}: 60 MiB each way by TCP, the back end killed {kills} times meanwhile")
 
 
-CASES = {"ours-tap": our_tap_case, "net": network_case, "disk": disk_case, "ours-net": our_network_case, "ours-disk": our_disk_case}
-PROGRAMS = {"net": "dpdk-testpmd", "disk": "qemu-storage-daemon"}
+CASES = {"ours-tap": our_tap_case, "net": network_case, "disk": disk_case, "ours-net": our_network_case, "ours-disk": our_disk_case,
+         "refused": refused_case}
+PROGRAMS = {"net": "dpdk-testpmd", "disk": "qemu-storage-daemon", "refused": "qemu-storage-daemon"}
 
 
 def test():

@@ -276,7 +276,8 @@ static bool serve(struct script *s, struct vhost_user_message *m)
 	fault = is_faulty(s, m) ? s->fault : HONEST;
 	if (fault == DIE_BEFORE)
 		return false;
-	has_answer = rule->has_reply || m->flags & VHOST_USER_NEED_REPLY;
+	/* Like DPDK, which answers an IOTLB message only when asked to. */
+	has_answer = (rule->has_reply && m->request != VHOST_USER_IOTLB_MSG) || m->flags & VHOST_USER_NEED_REPLY;
 	vhost_user_reply_init(&answer, VHOST_USER_FRONT_END, m->request);
 	obey(s, m, &answer);
 	if (has_answer && fault != SILENT) {
