@@ -21,7 +21,7 @@ struct sample {
 	_Atomic bool go __attribute__((aligned(256))), stop;
 
 	/* The consumer's: packets in each millisecond, of which the better ones count (see main.c) */
-	uint64_t packets __attribute__((aligned(256))), calls, chunk_start;
+	uint64_t packets __attribute__((aligned(256))), calls, chunk_start, total;
 	double ns_per_tick, *chunk; /* Mpps */
 	unsigned n_chunks;
 };
@@ -39,6 +39,7 @@ static inline void count_packets(struct sample *s, unsigned n)
 	uint64_t t;
 
 	s->packets += n;
+	__atomic_store_n(&s->total, s->total + n, __ATOMIC_RELAXED);
 	if (++s->calls % 16)
 		return;
 	t = __builtin_ia32_rdtsc();

@@ -8,6 +8,7 @@
  * INDIRECT, other slots, dirty logging, nonsense) goes to the walkers of virtq.c, which read the descriptor anew and decide
  * by themselves: nothing is carried over, so a descriptor that changes in between deceives nobody.
  */
+#include "base/prefetch.h"
 #include "virtio/virtq_walk.h"
 
 #include <errno.h>
@@ -35,13 +36,13 @@ static void check_region(struct virtq *q)
 static void *prefetch_buffer(uint8_t *hva, uint32_t len, bool writable)
 {
 	if (writable) {
-		__builtin_prefetch(hva, 1);
-		if (len > 64)
-			__builtin_prefetch(hva + 64, 1);
+		prefetch_to_write(hva);
+		if (len > CACHE_LINE)
+			prefetch_to_write(hva + CACHE_LINE);
 	} else {
 		__builtin_prefetch(hva, 0);
-		if (len > 64)
-			__builtin_prefetch(hva + 64, 0);
+		if (len > CACHE_LINE)
+			__builtin_prefetch(hva + CACHE_LINE, 0);
 	}
 	return hva;
 }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/prefetch.h"
 #include "virtio_user/internal.h"
 
 enum { OWED_MOST = 8 };
@@ -99,8 +100,8 @@ static unsigned lend(struct port *port, unsigned queue, struct port_buffer *buff
 	for (k = 0; k < n; k++) {
 		uint8_t *data = get_free(&q->tx);
 
-		__builtin_prefetch(data, 1); /* the device read it: it takes a while to get it back for writing */
-		__builtin_prefetch(data + 64, 1);
+		prefetch_to_write(data); /* the device read it: it takes a while to get it back */
+		prefetch_to_write(data + CACHE_LINE);
 		buffers[k] = (struct port_buffer){ .data = data, .room = f->room };
 	}
 	pthread_mutex_unlock(&q->lock);
