@@ -250,16 +250,8 @@ static void counters(const struct port *port, struct port_counters *sum)
 {
 	const struct front *f = front_of(port);
 
-	for (unsigned k = 0; k < f->n_made; k++) {
-		const struct port_counters *c = &f->queue[k].counters;
-
-		sum->tx_packets += __atomic_load_n(&c->tx_packets, __ATOMIC_RELAXED);
-		sum->tx_bytes += __atomic_load_n(&c->tx_bytes, __ATOMIC_RELAXED);
-		sum->tx_dropped += __atomic_load_n(&c->tx_dropped, __ATOMIC_RELAXED);
-		sum->rx_packets += __atomic_load_n(&c->rx_packets, __ATOMIC_RELAXED);
-		sum->rx_bytes += __atomic_load_n(&c->rx_bytes, __ATOMIC_RELAXED);
-		sum->rx_dropped += __atomic_load_n(&c->rx_dropped, __ATOMIC_RELAXED);
-	}
+	for (unsigned k = 0; k < f->n_made; k++)
+		port_counters_add(sum, &f->queue[k].counters);
 }
 
 static void front_free(struct front *f)
