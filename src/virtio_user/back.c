@@ -142,8 +142,11 @@ static void stop_ring(void *opaque, struct vhost_backend_ring *ring)
 static void enable_ring(void *opaque, struct vhost_backend_ring *ring)
 {
 	struct back *b = opaque;
+	struct back_queue *q = &b->queue[ring->index / RINGS];
 
-	eventfd_write(b->queue[ring->index / RINGS].start_fd, 1);
+	pthread_mutex_lock(&q->lock); /* a burst that saw the ring as it was before is over */
+	pthread_mutex_unlock(&q->lock);
+	eventfd_write(q->start_fd, 1);
 	tell_state(b);
 }
 

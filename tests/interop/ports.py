@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Ports made of virtqueues, with contents checked: ours with ours, and either side with DPDK's testpmd.
 
-    ports.py GUISE CASE    CASE: ours, tap, front, back, reconnect-ours, reconnect-front, reconnect-back, unprivileged
+    ports.py GUISE CASE [PORT_QUEUES]    CASE: ours, tap, front, back, queues, reconnect-ours, reconnect-front, reconnect-back, unprivileged
+
+PORT_QUEUES is the program of that name, for "queues".
 """
 import json
 import os
@@ -157,6 +159,29 @@ def case_back():
         if stats.get("RX-packets", 0) < 5000 or report["received"] < 5000:
             fail(f"back with virtio_user{options}: {stats} {report}")
         print(f"back with virtio_user{options}: {stats['RX-packets']} round trips")
+
+
+def try_queues(name, description, queues):
+    """Packets come on the pairs that are in use and on no other, whatever their number is changed to."""
+    result = subprocess.run([sys.argv[3], description, str(queues)], stdout=subprocess.PIPE, text=True, timeout=600)
+    if result.returncode:
+        fail(f"{name}: status {result.returncode}\n{result.stdout}")
+    print(f"{name}:\n{result.stdout}", end="")
+
+
+def case_queues():
+    """Several queue pairs, fewer of them, and more again: on our back end and on DPDK's, which send on each pair that they may."""
+    for ring in RINGS:
+        back = Port(f"vhost-user:{SOCKET},back,queues=3", "--mode", "send", "--rate", "20000")
+        try_queues(f"ours{ring}", f"vhost-user:{SOCKET},queues=3{ring}", 3)
+        back.finish(stop=True)
+        if testpmd.missing():
+            continue
+        with testpmd.TestPmd("back", DIRECTORY, [f"net_vhost0,iface={SOCKET},queues=2"], options=["--rxq=2", "--txq=2"]) as peer:
+            peer.forward("txonly")
+            try_queues(f"net_vhost{ring}", f"vhost-user:{SOCKET},queues=2{ring}", 2)
+        if os.path.exists(SOCKET):
+            os.unlink(SOCKET)
 
 
 def case_reconnect_ours():
@@ -360,7 +385,7 @@ def cannot_use_tap():
     return None
 
 
-CASES = {"tap": case_tap, "ours": case_ours, "front": case_front, "back": case_back, "reconnect-ours": case_reconnect_ours,
+CASES = {"tap": case_tap, "ours": case_ours, "front": case_front, "back": case_back, "queues": case_queues, "reconnect-ours": case_reconnect_ours,
          "reconnect-front": case_reconnect_front, "reconnect-back": case_reconnect_back, "unprivileged": case_unprivileged}
 
 if __name__ == "__main__":
