@@ -446,15 +446,18 @@ static void init_lock(struct vhost_link *link)
 }
 
 /* A device that is there already: met at once, connected from the beginning. */
-static int open_device(struct vhost_link *link)
+static int open_device(struct vhost_link *link, char *why, unsigned why_size)
 {
 	int err;
 
 	link->v = link->config.device;
 	link->info.max_rings = link->config.n_rings;
 	err = meet(link);
-	if (err)
+	if (err) {
+		snprintf(why, why_size, "%s: %s", link->v->ops->kind,
+			 err == -EIO ? "it lacks features without which it is of no use" : strerror(-err));
 		return err;
+	}
 	link->info.connected = true;
 	link->info.connections = 1;
 	return 0;
@@ -466,7 +469,7 @@ static int open_other_side(struct vhost_link *link, char *why, unsigned why_size
 		.path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
 
 	if (link->config.device)
-		return open_device(link);
+		return open_device(link, why, why_size);
 	return vhost_endpoint_open(link->loop, &socket, &endpoint_ops, link, &link->endpoint, why, why_size);
 }
 

@@ -22,7 +22,7 @@ void peer_fill(uint8_t *frame, uint32_t number);
 /* false: not one of ours; fails the test if it is one of ours, but not this one as it was. */
 bool peer_check(const uint8_t *frame, uint32_t bytes, uint32_t number);
 
-void peer_up(bool up); /* set the interface up, with room for many packets, and meet it; or down */
+void peer_up(bool up); /* set the interface up and meet it; or down */
 bool peer_is_there(void);
 void peer_delete(void);
 void peer_persist(int tap_fd);
@@ -30,8 +30,12 @@ void peer_persist(int tap_fd);
 bool peer_steer_to_processor_1(void);
 
 void peer_send(uint32_t number);
-/* Send numbers 0 to n - 1 from a thread; no longer if the interface goes. Wait for its end by peer_wait(). */
+/*
+ * Send numbers 0 to n - 1 from a thread; no longer if the interface goes. Wait for its end by peer_wait(). It keeps some 400 ahead of
+ * what it is told has arrived, for the interface's queue is not longer.
+ */
 void peer_send_many(uint32_t n);
+void peer_arrived(uint32_t n);
 void peer_wait(void);
 /* The number of the next frame; its contents are checked. Fails the test after 20 s. */
 uint32_t peer_receive(void);
