@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * A TAP's packets. Each packet is a read or a write of its own, so a burst is handed over as that many io_uring requests by one
- * system call. What that is worth depends on what the way into the kernel and back costs: 0.1 us on a host of its own, but 1 us under
- * some hypervisors, where it is most of the cost of a packet. A request has costs, too. So it is measured when a queue is opened, and
- * smaller bursts go by read and write.
+ * system call. What that is worth depends on what the way into the kernel and back costs: little on most hosts, but the larger part of
+ * a packet's cost under some hypervisors and sandboxes. A request has costs, too. So it is measured when a queue is opened. Where it is
+ * little, only writes go by io_uring, in bursts of some size; the rest goes by read and write.
  *
  * Nothing outlives a call. A request says RWF_NOWAIT, so the kernel carries it out, or refuses it with EAGAIN, before
  * io_uring_enter() returns: the caller's buffers are its own again at once, and closing a queue finds nothing in flight. TAPs know
  * RWF_NOWAIT since Linux 6.4. Before, a request that finds no room (or no packet) would be kept waiting by the kernel; there only
  * writes, which as good as never wait, go by io_uring, and one that does is cancelled within the call.
  *
- * How many packets wait cannot be asked, and to ask for one that is not there costs about as much as to get one. So receiving reads
- * one; if it comes, a burst of as many as came last time, or twice as many if all of them did. A packet may come between two requests
+ * How many packets wait cannot be asked, and a request for one that is not there costs about as much as one that gets it. So receiving
+ * reads one; if it comes, a burst of as many as came last time, or twice as many if all of them did. A packet may come between two requests
  * of a burst, so that the first finds none and the second does: then it is moved to where the caller expects it.
  *
  * Where io_uring is not allowed (seccomp, sysctl), from the beginning or from some time on, readv and writev do it all.
@@ -267,7 +267,7 @@ int tap_receive(struct port *port, unsigned queue, struct port_packet *packets, 
 	for (unsigned asked = 0; asked < n && !is_dry && !burst; asked++) {
 		unsigned more = q->expected < n - asked ? q->expected : n - asked;
 
-		if (asked && more >= q->least && q->has_uring && q->is_immediate)
+		if (asked && more >= q->least && q->has_uring && q->reads_bursts)
 			burst = more;
 		if (burst)
 			filled += read_burst(tap, q, packets + filled, burst);
@@ -318,6 +318,7 @@ void tap_queue_init(struct tap_queue *q, enum tap_calls calls)
 	q->has_uring = calls != TAP_PLAIN && !io_uring_queue_init(TAP_BURST, &q->uring, 0);
 	if (q->has_uring)
 		q->is_immediate = knows_nowait(q) && calls != TAP_URING_WRITES;
+	q->reads_bursts = q->is_immediate && q->least == LEAST_IF_DEAR;
 }
 
 void tap_queue_deinit(struct tap_queue *q)

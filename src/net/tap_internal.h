@@ -15,7 +15,8 @@ struct tap_queue {
 	int fd;
 	bool has_uring;	     /* bursts of packets are handed to the kernel by one call */
 	bool is_immediate;   /* requests may say RWF_NOWAIT: none is ever left waiting */
-	unsigned least;	     /* packets of a burst for which has_uring is used */
+	bool reads_bursts;   /* has_uring is used for receiving, too */
+	unsigned least;	     /* packets of a burst for which it is used */
 	unsigned expected;   /* packets that wait when one does */
 	struct io_uring uring;
 	struct port_counters counters;

@@ -25,6 +25,7 @@
 enum { ETHERTYPE = 0x88b5, NUMBER_AT = 14, WAIT_MS = 20000, SOON_MS = 100, AHEAD = 400 };
 
 static int control = -1, packets = -1;
+static cpu_set_t everywhere; /* that this process may run on */
 static pthread_t sender;
 static _Atomic uint32_t arrived; /* of what the sender sent */
 
@@ -147,11 +148,17 @@ void peer_persist(int tap_fd)
 	assert_int_equal(ioctl(tap_fd, TUNSETPERSIST, 1), 0);
 }
 
+void peer_anywhere(void)
+{
+	sched_setaffinity(0, sizeof(everywhere), &everywhere);
+}
+
 bool peer_steer_to_processor_1(void)
 {
 	const char *file = "/sys/class/net/" PEER_TAP "/queues/rx-0/rps_cpus";
 	cpu_set_t set;
 
+	sched_getaffinity(0, sizeof(everywhere), &everywhere);
 	CPU_ZERO(&set);
 	CPU_SET(0, &set);
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2 || sched_setaffinity(0, sizeof(set), &set))

@@ -28,6 +28,7 @@ void peer_delete(void);
 void peer_persist(int tap_fd);
 /* Have the interface's packets received by processor 1, this thread being on processor 0. false: not here. */
 bool peer_steer_to_processor_1(void);
+void peer_anywhere(void); /* this thread as before */
 
 void peer_send(uint32_t number);
 /*
