@@ -88,7 +88,10 @@ void port_get_counters(const struct port *port, struct port_counters *counters);
 
 /* The user accepts these offloads in what it receives; the rings may start anew. 0/-errno. Not while queues are in use. */
 int port_set_receive_offloads(struct port *port, unsigned offloads);
-/* Use the first n queues only. 0/-errno. Not while the others are in use. */
+/*
+ * Use the first n queues only, 1 to port_queues(): what comes afterwards comes on these, also when the other side or the rings have begun
+ * anew; what came before waits in its queue. At first all are used. 0; -EINVAL: not so many; -errno. Not while the others are in use.
+ */
 int port_set_queues(struct port *port, unsigned n);
 /*
  * on: the user looks for packets all the time, so port_receive_fd() may stay silent, and what was sent may be announced by a
