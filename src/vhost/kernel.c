@@ -301,6 +301,14 @@ static int set_log(struct vhost *v, int fd, uint64_t size)
 	return err;
 }
 
+/* A TAP's file is in error once its interface was deleted. vhost itself says nothing then. */
+static int lost_fd(struct vhost *v)
+{
+	struct vhost_kernel *k = kernel_of(v);
+
+	return k->tap->ops->receive_fd(k->tap, 0);
+}
+
 /* --- open and close --- */
 
 static void kernel_close(struct vhost *v)
@@ -325,6 +333,7 @@ static const struct vhost_ops net_ops = {
 	.stop_ring = stop_ring,
 	.enable_ring = enable_ring,
 	.set_log = set_log,
+	.lost_fd = lost_fd,
 	.close = kernel_close,
 };
 

@@ -76,6 +76,8 @@ struct vhost_ops {
 	int (*set_mtu)(struct vhost *v, uint16_t mtu);
 	/* Note writes to guest memory, a bit per 4 KiB of GPA from 0, in `size` bytes of fd; -1: no more. */
 	int (*set_log)(struct vhost *v, int fd, uint64_t size);
+	/* A descriptor that is in error (POLLERR) once what is served is gone for good; the other side's. */
+	int (*lost_fd)(struct vhost *v);
 	void (*close)(struct vhost *v);
 };
 

@@ -164,7 +164,11 @@ static void connected(void *opaque)
 
 static void disconnected(void *opaque)
 {
-	set_up(opaque, false);
+	struct front *f = opaque;
+
+	if (f->config.device) /* the kernel does not come back */
+		__atomic_store_n(&f->port.error, -ENODEV, __ATOMIC_RELAXED);
+	set_up(f, false);
 }
 
 /* The back end went without a word: nobody has the rings, so they begin anew. */

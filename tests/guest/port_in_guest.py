@@ -31,7 +31,7 @@ up() {{
 	[ -z "$2" ] || ip addr add "$2" dev "$1"
 }}
 # a port in the background, whose report is then asked for
-begin() {{ /n/guise port --json "$@" >/tmp/report & until [ -n "$(pidof guise)" ]; do sleep 0.1; done; }}
+begin() {{ /n/guise port --json "$@" >/tmp/report 2>/tmp/complaint & until [ -n "$(pidof guise)" ]; do sleep 0.1; done; }}
 end() {{ kill -TERM $(pidof guise); wait; echo "=$1 $(cat /tmp/report)="; }}
 
 refused no-tun {vhost}
@@ -84,6 +84,11 @@ end reflect
 (until ip link set t1 master b0 2>/dev/null; do sleep 0.1; done; until ip link set k0 master b0 2>/dev/null; do sleep 0.1; done; up t1; up k0) &
 /n/queues {vhost},queues=2 2 tap:t1
 echo "=port_queues $?="
+begin --mode reflect --poll {vhost}
+up k0 10.9.0.1/24
+ip link del k0
+wait
+echo "=deleted $(tail -n 1 /tmp/complaint)="
 /n/test_tap
 echo "=test_tap $?="
 """
@@ -142,6 +147,8 @@ def test():
             if exchanged["checked"] < 1000 or exchanged["damaged"]:
                 raise vm.Failure(f"exchanged: {exchanged}")
             vm.expect("port_queues' status", fields(console, "port_queues"), ["0"])
+            vm.expect("a deleted interface", fields(console, "deleted"),
+                      ["guise: error: port: vhost-net: the interface was deleted: nothing passes any more"])
             vm.expect("test_tap's status", fields(console, "test_tap"), ["0"])
     print(f"pings through one and two queue pairs of the kernel's vhost; {exchanged['checked']} of {exchanged['sent']} frames came back unharmed; "
           "packets on the pairs in use only; TAP ports' tests")
