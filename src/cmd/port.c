@@ -145,7 +145,10 @@ static int broken(const struct work *work)
 	return err;
 }
 
-/* Until the time is over, a signal comes, a port breaks for good, or all queues have done their count. Meanwhile the best quarter of a second is looked for. */
+/*
+ * Until the time is over, a signal comes, a port breaks for good, or all queues have done their count. Meanwhile the best quarter of a
+ * second is looked for.
+ */
 static void wait_for_end(struct work_queue *queue, unsigned n, unsigned seconds, const sigset_t *signals, double *best)
 {
 	uint64_t end = seconds ? now_ns() + seconds * 1000000000ull : UINT64_MAX, mark = now_ns(), packets = 0;

@@ -185,11 +185,16 @@ int tap_send(struct port *port, unsigned queue, const struct port_packet *packet
 	unsigned done = 0, part, taken;
 
 	for (; done < n; done += taken) {
-		bool by_uring = q->has_uring && n - done >= q->least;
+		bool has_uring = q->has_uring;
 
-		part = !by_uring ? 1 : n - done < TAP_BURST ? n - done : TAP_BURST;
-		taken = by_uring ? write_burst(tap, q, packets + done, part) : write_one(tap, q, &packets[done]);
-		if (taken < part && by_uring == q->has_uring) /* else it was given up just now: the rest goes without */
+		if (has_uring && n - done >= q->least) {
+			part = n - done < TAP_BURST ? n - done : TAP_BURST;
+			taken = write_burst(tap, q, packets + done, part);
+		} else {
+			part = 1;
+			taken = write_one(tap, q, &packets[done]);
+		}
+		if (taken < part && has_uring == q->has_uring) /* else it was given up just now: the rest goes without */
 			return (int)(done + taken);
 	}
 	return (int)done;
