@@ -64,7 +64,7 @@ struct port_counters {
  *	vhost-user:PATH[,server][,queues=N][,packed][,size=N][,mtu=N][,mac=M]	drive the virtqueues of a vhost-user back end
  *	vhost-user:PATH,back[,client][,queues=N][,size=N][,mtu=N]	be the back end of a vhost-user front end (a VM, a container)
  *	vhost-kernel:/dev/vhost-net,iface=TAP[,queues=N][,packed][,size=N]	drive the host kernel's vhost with a TAP interface
- *	tap:NAME[,queues=N]	a TAP interface, without vhost
+ *	tap:NAME[,queues=N][,no-io-uring]	a TAP interface, without vhost
  *	user[,fwd=tcp:8080:80]...	user-mode NAT
  *
  * owner names the port's threads and begins its messages. A vhost-user port is opened whether its other side is there or
@@ -79,6 +79,8 @@ uint16_t port_mtu(const struct port *port);	/* bytes */
 unsigned port_send_offloads(const struct port *port);	 /* PORT_*: what it can take; known when the link is up */
 unsigned port_receive_offloads(const struct port *port); /* PORT_*: what it can give */
 bool port_is_up(const struct port *port);
+/* -errno once the port is broken for good and will not come up again (-ENODEV: its interface was deleted); else 0. */
+int port_error(const struct port *port);
 /* Wait until the link is up. 0, -ETIMEDOUT. timeout_ms -1: for ever. */
 int port_wait(struct port *port, int timeout_ms);
 /* Sums over all queues; not a snapshot. */
@@ -86,7 +88,10 @@ void port_get_counters(const struct port *port, struct port_counters *counters);
 
 /* The user accepts these offloads in what it receives; the rings may start anew. 0/-errno. Not while queues are in use. */
 int port_set_receive_offloads(struct port *port, unsigned offloads);
-/* Use the first n queues only. 0/-errno. Not while the others are in use. */
+/*
+ * Use the first n queues only, 1 to port_queues(): what comes afterwards comes on these, also when the other side or the rings have begun
+ * anew; what came before waits in its queue. At first all are used. 0; -EINVAL: not so many; -errno. Not while the others are in use.
+ */
 int port_set_queues(struct port *port, unsigned n);
 /*
  * on: the user looks for packets all the time, so port_receive_fd() may stay silent, and what was sent may be announced by a

@@ -21,7 +21,7 @@
 enum { NO_CPU = 1000000, QUARTER_NS = 250000000 };
 
 struct arguments {
-	bool help, json, poll, check;
+	bool help, json, poll, check, offloads;
 	unsigned mode, size, burst, seconds, wait, cpu;
 	const char *rate, *count;
 };
@@ -36,13 +36,14 @@ static const char usage[] =
 	"                             be a vhost-user back end: of a VM, a container, virtio_user\n"
 	"  vhost-kernel:/dev/vhost-net,iface=TAP[,packed][,queues=N][,size=N]\n"
 	"                             drive the host kernel's vhost on a TAP interface\n"
-	"  tap:NAME[,queues=N]        a TAP interface\n"
+	"  tap:NAME[,queues=N][,no-io-uring]\n"
+	"                             a TAP interface\n"
 	"  user[,fwd=tcp:8080:80]     user-mode NAT\n"
 	"vhost-user ports also take no-in-order, no-mergeable and no-event-index.\n\n";
 
 static struct option_def *table(struct arguments *a)
 {
-	static struct option_def t[13];
+	static struct option_def t[14];
 	struct option_def rows[] = {
 		{ .name = "mode", .kind = OPTION_CHOICE, .value = &a->mode, .arg = "MODE", .choices = work_mode_names,
 		  .help = "sink (default), send, exchange (both), reflect, echo (ARP and ping), forward (default with two ports)" },
@@ -54,6 +55,8 @@ static struct option_def *table(struct arguments *a)
 		{ .name = "count", .kind = OPTION_STRING, .value = &a->count, .arg = "N", .help = "end after so many packets, per queue" },
 		{ .name = "seconds", .kind = OPTION_UINT, .value = &a->seconds, .arg = "S", .min = 1, .max = 1000000, .help = "end after so long" },
 		{ .name = "check", .kind = OPTION_FLAG, .value = &a->check, .help = "fill the frames that are sent, check the contents of what comes" },
+		{ .name = "offloads", .kind = OPTION_FLAG, .value = &a->offloads,
+		  .help = "take packets with checksums and segmentation undone (sink, reflect, forward)" },
 		{ .name = "poll", .kind = OPTION_FLAG, .value = &a->poll, .help = "never sleep: a processor for each queue" },
 		{ .name = "cpu", .kind = OPTION_UINT, .value = &a->cpu, .arg = "N", .min = 0, .max = 1023, .help = "run queue 0 there, queue 1 on the next..." },
 		{ .name = "wait", .kind = OPTION_UINT, .value = &a->wait, .arg = "S", .min = 0, .max = 1000000, .help = "for the other side at first: 60" },
@@ -75,7 +78,7 @@ static int order(const void *a, const void *b)
 struct result {
 	double seconds, rate; /* rate: sum over queues of the millisecond that is better than four in five */
 	double best;	      /* the best quarter of a second, packets per second of all queues */
-	uint64_t sent, received, checked, damaged, out_of_order;
+	uint64_t sent, received, checked, damaged, out_of_order, unfinished_checksums, unsegmented;
 };
 
 static struct result add_up(struct work_queue *queue, unsigned n, double seconds)
@@ -92,6 +95,8 @@ static struct result add_up(struct work_queue *queue, unsigned n, double seconds
 		r.checked += w->checked;
 		r.damaged += w->damaged;
 		r.out_of_order += w->out_of_order;
+		r.unfinished_checksums += w->unfinished_checksums;
+		r.unsegmented += w->unsegmented;
 	}
 	return r;
 }
@@ -99,11 +104,12 @@ static struct result add_up(struct work_queue *queue, unsigned n, double seconds
 static void report(const struct work *work, const struct result *r, bool json)
 {
 	printf(json ? "{\"mode\": \"%s\", \"seconds\": %.3f, \"rate\": %.0f, \"best\": %.0f, \"sent\": %llu, \"received\": %llu, \"checked\": %llu, "
-		      "\"damaged\": %llu, \"out_of_order\": %llu, \"ports\": ["
+		      "\"damaged\": %llu, \"out_of_order\": %llu, \"unfinished_checksums\": %llu, \"unsegmented\": %llu, \"ports\": ["
 		    : "%s for %.3f s; best fifth of milliseconds: %.0f packets/s, best quarter of a second: %.0f\nsent %llu, received %llu, checked %llu, damaged %llu, "
-		      "out of order %llu\n",
+		      "out of order %llu, with unfinished checksums %llu, unsegmented %llu\n",
 	       work_mode_names[work->mode], r->seconds, r->rate, r->best, (unsigned long long)r->sent, (unsigned long long)r->received,
-	       (unsigned long long)r->checked, (unsigned long long)r->damaged, (unsigned long long)r->out_of_order);
+	       (unsigned long long)r->checked, (unsigned long long)r->damaged, (unsigned long long)r->out_of_order,
+	       (unsigned long long)r->unfinished_checksums, (unsigned long long)r->unsegmented);
 	for (unsigned k = 0; k < 2 && work->port[k]; k++) {
 		struct port_counters c;
 
@@ -129,13 +135,26 @@ static uint64_t so_far(const struct work_queue *queue, unsigned n)
 	return packets;
 }
 
-/* Until the time is over, a signal comes, or all queues have done their count. Meanwhile the best quarter of a second is looked for. */
+/* Of the ports the first that will not work again: its error. */
+static int broken(const struct work *work)
+{
+	int err = 0;
+
+	for (unsigned k = 0; k < 2 && work->port[k] && !err; k++)
+		err = port_error(work->port[k]);
+	return err;
+}
+
+/*
+ * Until the time is over, a signal comes, a port breaks for good, or all queues have done their count. Meanwhile the best quarter of a
+ * second is looked for.
+ */
 static void wait_for_end(struct work_queue *queue, unsigned n, unsigned seconds, const sigset_t *signals, double *best)
 {
 	uint64_t end = seconds ? now_ns() + seconds * 1000000000ull : UINT64_MAX, mark = now_ns(), packets = 0;
 	bool all_done = false;
 
-	while (now_ns() < end && !all_done) {
+	while (now_ns() < end && !all_done && !broken(queue->work)) {
 		struct timespec slice = { 0, 20000000 };
 		uint64_t now = now_ns();
 
@@ -186,7 +205,7 @@ static int run_queues(struct work *work, const struct arguments *a, const sigset
 	for (unsigned k = 0; k < started; k++)
 		free(queue[k].window);
 	free(queue);
-	return err ? err : r.damaged ? -EBADMSG : 0;
+	return err ? err : r.damaged ? -EBADMSG : broken(work);
 }
 
 /* Both ports up? */
@@ -202,6 +221,41 @@ static int wait_for_ports(struct work *work, unsigned seconds, const sigset_t *s
 				return -ETIMEDOUT;
 		}
 	return 0;
+}
+
+/* Each port takes what the one that it is passed on to can take: the other one, or itself. 0/-errno. */
+static int accept_offloads(struct work *work)
+{
+	int err = 0;
+
+	for (unsigned k = 0; k < 2 && work->port[k] && !err; k++) {
+		struct port *to = work->port[work->port[1] ? !k : k];
+		unsigned offloads = port_receive_offloads(work->port[k]);
+
+		if (work->mode != WORK_SINK)
+			offloads &= port_send_offloads(to);
+		err = port_set_receive_offloads(work->port[k], offloads);
+	}
+	if (err)
+		log_error("port: cannot have offloads: %s", strerror(-err));
+	return err;
+}
+
+/* Open ports are made ready for work. 0/-errno, said. */
+static int make_ready(struct work *work, const struct arguments *a, const sigset_t *signals)
+{
+	int err = wait_for_ports(work, a->wait, signals);
+
+	if (!err && work->offloads) {
+		err = accept_offloads(work);
+		if (!err)
+			err = wait_for_ports(work, a->wait, signals);
+	}
+	if (err == -ETIMEDOUT)
+		log_error("port: nobody at the other side for %u s", a->wait);
+	else if (!err && a->size > port_mtu(work->port[0]) + 18u && work->mode != WORK_FORWARD)
+		log_warn("port: frames of %u bytes are more than the port's MTU of %u", a->size, port_mtu(work->port[0]));
+	return err;
 }
 
 static int run_ports(struct work *work, const struct arguments *a, int n_ports, char **names)
@@ -221,11 +275,7 @@ static int run_ports(struct work *work, const struct arguments *a, int n_ports, 
 	} else {
 		for (int k = 0; k < n_ports; k++)
 			port_set_polling(work->port[k], work->polling);
-		err = wait_for_ports(work, a->wait, &signals);
-		if (err == -ETIMEDOUT)
-			log_error("port: nobody at the other side for %u s", a->wait);
-		else if (!err && a->size > port_mtu(work->port[0]) + 18u && work->mode != WORK_FORWARD)
-			log_warn("port: frames of %u bytes are more than the port's MTU of %u", a->size, port_mtu(work->port[0]));
+		err = make_ready(work, a, &signals);
 		if (!err) {
 			log_info("port: up");
 			err = run_queues(work, a, &signals);
@@ -244,7 +294,7 @@ int cmd_port(int argc, char **argv)
 	char error[160];
 	int n;
 
-	options[11] = (struct option_def){ .name = "help", .kind = OPTION_FLAG, .value = &a.help, .help = "this text" };
+	options[12] = (struct option_def){ .name = "help", .kind = OPTION_FLAG, .value = &a.help, .help = "this text" };
 	n = options_parse(options, argc, argv, error, sizeof(error));
 	if (n < 0)
 		return usage_error("port", error);
@@ -258,7 +308,10 @@ int cmd_port(int argc, char **argv)
 	work.mode = a.mode != UINT32_MAX ? (enum work_mode)a.mode : n == 2 ? WORK_FORWARD : WORK_SINK;
 	if ((work.mode == WORK_FORWARD) != (n == 2))
 		return usage_error("port", "two ports are for forwarding, one for everything else");
+	if (a.offloads && work.mode != WORK_SINK && work.mode != WORK_REFLECT && work.mode != WORK_FORWARD)
+		return usage_error("port", "--offloads is for sink, reflect and forward");
 	work.polling = a.poll;
+	work.offloads = a.offloads;
 	work.check = a.check;
 	work.bytes = a.size;
 	work.burst = a.burst;

@@ -118,6 +118,19 @@ static void look_at(struct work_queue *w, const struct port_buffer *b)
 	w->expected = number + 1;
 }
 
+/* What a packet left undone, and what its header says only to who receives it. */
+static void look_at_header(struct work_queue *w, uint8_t *data)
+{
+	struct virtio_net_hdr_v1 header;
+
+	memcpy(&header, data, sizeof(header));
+	w->unfinished_checksums += header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	w->unsegmented += header.gso_type != VIRTIO_NET_HDR_GSO_NONE;
+	header.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	header.num_buffers = 0;
+	memcpy(data, &header, sizeof(header));
+}
+
 static unsigned sink_burst(struct work_queue *w)
 {
 	struct port_buffer buffer[WORK_BURST];
@@ -126,6 +139,8 @@ static unsigned sink_burst(struct work_queue *w)
 	for (unsigned k = 0; k < got; k++) {
 		if (k == 0 || !buffer[k - 1].more) {
 			look_at(w, &buffer[k]);
+			if (w->work->offloads && buffer[k].bytes >= PORT_HEADER)
+				look_at_header(w, buffer[k].data);
 			packets++;
 		}
 	}
@@ -134,33 +149,100 @@ static unsigned sink_burst(struct work_queue *w)
 	return packets;
 }
 
-/* Packets of `from` to `to`, each changed by `change` (may be NULL; false: not passed on). */
-static unsigned pass(struct work_queue *w, struct port *from, struct port *to, bool (*change)(struct work *, struct port_buffer *))
+static unsigned pieces_of(const struct port_buffer *b, unsigned n)
 {
-	struct port_buffer in[WORK_BURST], out[WORK_BURST];
-	unsigned got = port_collect(from, w->queue, in, w->work->burst), lent, filled = 0, sent, packets = 0;
+	unsigned count = 1;
 
-	lent = got ? port_lend(to, w->queue, out, got) : 0;
-	for (unsigned k = 0; k < got && filled < lent; k++) {
-		if (in[k].bytes > out[filled].room)
-			continue;
-		memcpy(out[filled].data, in[k].data, in[k].bytes);
-		out[filled].bytes = in[k].bytes;
-		out[filled].more = in[k].more;
-		if (!change || change(w->work, &out[filled])) {
-			packets += !in[k].more;
-			filled++;
+	while (count < n && b[count - 1].more)
+		count++;
+	return count;
+}
+
+/* A packet's pieces to lent buffers, which may be of another size. How many of these; 0: they are too few. */
+static unsigned copy_pieces(const struct port_buffer *in, unsigned pieces, struct port_buffer *out, unsigned lent)
+{
+	unsigned filled = 0;
+
+	if (!lent)
+		return 0;
+	out[0].bytes = 0;
+	for (unsigned k = 0; k < pieces; k++) {
+		uint32_t at = 0, part;
+
+		for (; at < in[k].bytes; at += part) {
+			if (out[filled].bytes == out[filled].room) {
+				out[filled++].more = true;
+				if (filled == lent)
+					return 0;
+				out[filled].bytes = 0;
+			}
+			part = out[filled].room - out[filled].bytes;
+			part = part < in[k].bytes - at ? part : in[k].bytes - at;
+			memcpy(out[filled].data + out[filled].bytes, in[k].data + at, part);
+			out[filled].bytes += part;
 		}
 	}
-	while (filled && out[filled - 1].more) /* its rest found no room */
-		filled--;
-	sent = filled ? port_submit(to, w->queue, out, filled) : 0;
-	if (sent < lent)
-		port_give_back(to, w->queue, out + sent, lent - sent);
+	out[filled++].more = false;
+	return filled;
+}
+
+/* Lent buffers that are filled with packets, on their way to a port. */
+struct outgoing {
+	struct port *port;
+	struct port_buffer buffer[WORK_BURST + PORT_MAX_PIECES];
+	unsigned filled, lent, packets;
+};
+
+static void flush(struct work_queue *w, struct outgoing *o)
+{
+	unsigned sent = o->filled ? port_submit(o->port, w->queue, o->buffer, o->filled) : 0;
+
+	if (sent < o->lent)
+		port_give_back(o->port, w->queue, o->buffer + sent, o->lent - sent);
+	__atomic_store_n(&w->sent, w->sent + o->packets, __ATOMIC_RELAXED);
+	o->filled = o->lent = o->packets = 0;
+}
+
+/* One packet, changed by `change` (may be NULL; false: not passed on). Without room it is lost. */
+static void pass_one(struct work_queue *w, const struct port_buffer *in, unsigned pieces, struct outgoing *o,
+		     bool (*change)(struct work *, struct port_buffer *))
+{
+	struct port_buffer *out = &o->buffer[o->filled];
+	unsigned count = copy_pieces(in, pieces, out, o->lent - o->filled);
+
+	if (!count) { /* small buffers for a large packet, perhaps */
+		flush(w, o);
+		out = o->buffer;
+		o->lent = port_lend(o->port, w->queue, out, PORT_MAX_PIECES);
+		count = copy_pieces(in, pieces, out, o->lent);
+	}
+	if (count)
+		look_at_header(w, out->data);
+	if (count && (!change || change(w->work, out))) {
+		o->filled += count;
+		o->packets++;
+	}
+}
+
+/* Packets of `from` to `to`. */
+static unsigned pass(struct work_queue *w, struct port *from, struct port *to, bool (*change)(struct work *, struct port_buffer *))
+{
+	struct port_buffer in[WORK_BURST];
+	struct outgoing o; /* large: begun only with packets there */
+	unsigned got = port_collect(from, w->queue, in, w->work->burst), packets = 0, pieces;
+
+	if (!got)
+		return 0;
+	o.port = to;
+	o.filled = o.packets = 0;
+	o.lent = port_lend(to, w->queue, o.buffer, got);
+	for (unsigned k = 0; k < got; k += pieces, packets++) {
+		pieces = pieces_of(in + k, got - k);
+		pass_one(w, in + k, pieces, &o, change);
+	}
+	flush(w, &o);
 	port_give_back(from, w->queue, in, got);
-	for (unsigned k = 0; k < got; k++)
-		__atomic_store_n(&w->received, w->received + (!in[k].more), __ATOMIC_RELAXED);
-	__atomic_store_n(&w->sent, w->sent + (packets), __ATOMIC_RELAXED);
+	__atomic_store_n(&w->received, w->received + packets, __ATOMIC_RELAXED);
 	return got;
 }
 

@@ -19,6 +19,7 @@ struct work {
 	struct port *port[2]; /* the second one: of WORK_FORWARD only */
 	enum work_mode mode;
 	bool polling, check; /* fill frames, and check them */
+	bool offloads;	     /* packets may come with checksums and segmentation undone */
 	uint32_t bytes;	     /* of a frame that is sent */
 	unsigned burst;
 	double rate;	     /* packets per second and queue that are sent; 0: as many as possible */
@@ -35,6 +36,7 @@ struct work_queue {
 	pthread_t thread;
 	uint8_t template[PORT_HEADER + 60];
 	uint64_t sent, received, checked, damaged, out_of_order;
+	uint64_t unfinished_checksums, unsegmented; /* of received packets, where they are looked at */
 	uint64_t next_number, expected;
 	uint64_t received_before, quiet_since;
 	_Atomic bool done;

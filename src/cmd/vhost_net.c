@@ -39,7 +39,7 @@ static void print_help(void)
 static int open_port(const struct machine_net *net, struct port **port, char *why, unsigned size)
 {
 	if (net->kind == MACHINE_NET_TAP)
-		return port_tap_open(net->tap, net->n_queues, port, why, size);
+		return port_tap_open(net->tap, net->n_queues, TAP_AUTO, port, why, size);
 	return port_user_open("vhost-net", net->forward, net->n_forwards, port, why, size);
 }
 

@@ -50,13 +50,31 @@ static void choose_port_events(struct net_pair *p)
 {
 	bool rx = p->rx_on && !p->rx_starved, tx = p->tx_on && p->tx_blocked;
 
+	if (!p->port_source) /* lost_port() */
+		return;
 	loop_set_events(p->port_source, (rx ? EPOLLIN : 0) | (tx ? EPOLLOUT : 0));
+}
+
+/* The port is gone for good (a TAP whose interface was deleted), which would be told for ever. The driver sees a link that is down. */
+static void lost_port(struct net_pair *p)
+{
+	struct net *net = p->net;
+
+	loop_del(p->port_source);
+	p->port_source = NULL;
+	port_fail(net->port, -ENODEV, "what it was attached to is gone");
+	__atomic_and_fetch(&net->config.status, (uint16_t)~VIRTIO_NET_S_LINK_UP, __ATOMIC_RELAXED);
+	virtio_config_changed(&net->device);
 }
 
 static void port_ready(void *opaque, uint32_t events)
 {
 	struct net_pair *p = opaque;
 
+	if (events & EPOLLERR) {
+		lost_port(p);
+		return;
+	}
 	if (events & EPOLLIN && p->rx_on)
 		net_serve_receive(p);
 	if (events & EPOLLOUT && p->tx_on)
@@ -257,9 +275,13 @@ static void idle_changed(void *opaque, unsigned index)
 
 /* --- configuration --- */
 
+/* The status may change meanwhile, on a pair's thread. */
 static void read_config(void *opaque, uint32_t offset, void *data, unsigned size)
 {
-	memcpy(data, (uint8_t *)&((struct net *)opaque)->config + offset, size);
+	const uint8_t *config = (const uint8_t *)&((struct net *)opaque)->config + offset;
+
+	for (unsigned k = 0; k < size; k++)
+		((uint8_t *)data)[k] = __atomic_load_n(&config[k], __ATOMIC_RELAXED);
 }
 
 static const struct virtio_type net_type = {

@@ -45,7 +45,7 @@ int vhost_add_disk(struct machine *m, unsigned index, char *error, size_t size)
 static int open_kernel(const struct machine_net *config, struct vhost **v, char *why, unsigned why_size)
 {
 	struct port *tap;
-	int err = port_tap_open(config->tap, config->n_queues, &tap, why, why_size);
+	int err = port_tap_open(config->tap, config->n_queues, TAP_PLAIN, &tap, why, why_size);
 
 	if (err)
 		return err;

@@ -91,7 +91,7 @@ static int add_net(struct machine *m, unsigned index, char *error, size_t size)
 	if (config->kind == MACHINE_NET_VHOST || config->kind == MACHINE_NET_VHOST_USER)
 		return vhost_add_net(m, index, net.mac, error, size);
 	if (config->kind == MACHINE_NET_TAP)
-		err = port_tap_open(config->tap, config->n_queues, &n->port, why, sizeof(why));
+		err = port_tap_open(config->tap, config->n_queues, TAP_AUTO, &n->port, why, sizeof(why));
 	else
 		err = port_user_open(m->config.name, config->forward, config->n_forwards, &n->port, why, sizeof(why));
 	if (err) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The calls of guise/port.h, passed on to the kind of port. */
+#include "base/log.h"
 #include "net/port.h"
 
 void port_close(struct port *port)
@@ -37,7 +38,20 @@ unsigned port_receive_offloads(const struct port *port)
 
 bool port_is_up(const struct port *port)
 {
-	return !port->ops->is_up || port->ops->is_up(port);
+	return !port_error(port) && (!port->ops->is_up || port->ops->is_up(port));
+}
+
+int port_error(const struct port *port)
+{
+	return __atomic_load_n(&port->error, __ATOMIC_RELAXED);
+}
+
+void port_fail(struct port *port, int err, const char *why)
+{
+	int none = 0;
+
+	if (__atomic_compare_exchange_n(&port->error, &none, err, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		log_error("%s: %s: nothing passes any more", port->name ? port->name : port_kind(port), why);
 }
 
 int port_wait(struct port *port, int timeout_ms)

@@ -41,9 +41,11 @@ struct port_burst_ops {
 
 struct port {
 	const struct port_ops *ops;
+	const char *name;		/* for messages; the port's */
 	unsigned n_queues;
 	unsigned send_offloads, receive_offloads; /* PORT_*: what it can take and give */
 	uint16_t mtu;
+	int error;			/* atomic; port_error() */
 	struct port_counters counters;
 	struct port_pool *pool[PORT_MAX_QUEUES]; /* made when first lent from; port_pool.c */
 };
@@ -54,6 +56,19 @@ static inline void port_count(uint64_t *counter, uint64_t n)
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
 }
 
+static inline void port_counters_add(struct port_counters *sum, const struct port_counters *c)
+{
+	sum->tx_packets += __atomic_load_n(&c->tx_packets, __ATOMIC_RELAXED);
+	sum->tx_bytes += __atomic_load_n(&c->tx_bytes, __ATOMIC_RELAXED);
+	sum->tx_dropped += __atomic_load_n(&c->tx_dropped, __ATOMIC_RELAXED);
+	sum->rx_packets += __atomic_load_n(&c->rx_packets, __ATOMIC_RELAXED);
+	sum->rx_bytes += __atomic_load_n(&c->rx_bytes, __ATOMIC_RELAXED);
+	sum->rx_dropped += __atomic_load_n(&c->rx_dropped, __ATOMIC_RELAXED);
+}
+
+/* The port will never work again, err (-errno) and `why` being the reason: port_error() is it, and it is logged, once. Any thread. */
+void port_fail(struct port *port, int err, const char *why);
+
 /*
  * User-mode NAT (libslirp), rootless: the guest gets 10.0.2.15 by DHCP, gateway 10.0.2.2, DNS 10.0.2.3. `forwards`:
  * n strings "tcp:8080:80" or "udp:HOSTADDR:5353:53", listened to on the host (127.0.0.1 unless an address is given).
@@ -61,8 +76,17 @@ static inline void port_count(uint64_t *counter, uint64_t n)
  */
 int port_user_open(const char *owner, const char *const *forwards, unsigned n, struct port **port, char *why, unsigned why_size);
 
-/* An existing or new TAP interface with vnet headers and up to n_queues queues. 0/-errno with a sentence in why. */
-int port_tap_open(const char *name, unsigned n_queues, struct port **port, char *why, unsigned why_size);
+/*
+ * By what calls a TAP's packets move: as is best here, or io_uring wherever the kernel allows, or for writes only (all that it is good for
+ * before Linux 6.4), or never.
+ */
+enum tap_calls { TAP_AUTO, TAP_URING, TAP_URING_WRITES, TAP_PLAIN };
+
+/*
+ * An existing or new TAP interface with vnet headers and n_queues queues, 1 to 16. 0/-errno with a sentence in why. Its
+ * port_receive_fd() is the queue's file itself, which the kernel's vhost wants: who hands it there needs TAP_PLAIN only.
+ */
+int port_tap_open(const char *name, unsigned n_queues, enum tap_calls calls, struct port **port, char *why, unsigned why_size);
 
 /* Buffers for ports that have none (port_pool.c): what port_lend() and the others do for them. */
 unsigned port_pool_lend(struct port *port, unsigned queue, struct port_buffer *buffers, unsigned n);

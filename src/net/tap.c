@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * TAP: a network interface of the host kernel. With IFF_VNET_HDR the kernel takes and gives the very header that a
- * virtio driver uses, so packets pass between guest memory and the kernel in one readv or writev, offloads included.
+ * virtio driver uses, so packets pass between guest memory and the kernel in one read or write, offloads included. Here is what
+ * is done once; tap_burst.c moves the packets.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,54 +13,11 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "net/port.h"
-
-enum { MAX_QUEUES = 16 };
-
-struct tap {
-	struct port port;
-	int fd[MAX_QUEUES];
-	unsigned n_attached; /* queues 0..n_attached-1 take part */
-};
-
-static int tap_send(struct port *port, unsigned queue, const struct port_packet *packets, unsigned n)
-{
-	struct tap *tap = (struct tap *)port;
-
-	for (unsigned k = 0; k < n; k++) {
-		ssize_t sent = writev(tap->fd[queue], packets[k].iov, (int)packets[k].n_iov);
-
-		if (sent < 0 && errno == EAGAIN)
-			return (int)k;
-		if (sent < 0) { /* interface down, malformed offload header...: the packet is lost, as on a wire */
-			port->counters.tx_dropped++;
-			continue;
-		}
-		port->counters.tx_packets++;
-		port->counters.tx_bytes += (uint64_t)sent - PORT_HEADER;
-	}
-	return (int)n;
-}
-
-static int tap_receive(struct port *port, unsigned queue, struct port_packet *packets, unsigned n)
-{
-	struct tap *tap = (struct tap *)port;
-
-	for (unsigned k = 0; k < n; k++) {
-		ssize_t got = readv(tap->fd[queue], packets[k].iov, (int)packets[k].n_iov);
-
-		if (got < 0)
-			return k || errno == EAGAIN || errno == EINTR ? (int)k : -errno;
-		packets[k].bytes = (uint32_t)got;
-		port->counters.rx_packets++;
-		port->counters.rx_bytes += (uint64_t)got - PORT_HEADER;
-	}
-	return (int)n;
-}
+#include "net/tap_internal.h"
 
 static int tap_receive_fd(struct port *port, unsigned queue)
 {
-	return ((struct tap *)port)->fd[queue];
+	return ((struct tap *)port)->queue[queue].fd;
 }
 
 enum { FLAG_USO4 = 0x20, FLAG_USO6 = 0x40 }; /* TUN_F_*, newer than the kernel's headers; one is nothing without the other */
@@ -82,7 +39,7 @@ static int set_offloads(int fd, unsigned offloads)
 
 static int tap_set_receive_offloads(struct port *port, unsigned offloads)
 {
-	return set_offloads(((struct tap *)port)->fd[0], offloads);
+	return set_offloads(((struct tap *)port)->queue[0].fd, offloads);
 }
 
 /* What this kernel's TAPs can do, both ways: what it lets one hand out, it takes as well. Leaves all of it off. */
@@ -104,11 +61,19 @@ static int tap_set_queues(struct port *port, unsigned n)
 	for (unsigned k = 0; k < port->n_queues && port->n_queues > 1; k++) {
 		struct ifreq request = { .ifr_flags = (short)(k < n ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE) };
 
-		if ((k < n) != (k < tap->n_attached) && ioctl(tap->fd[k], TUNSETQUEUE, &request))
+		if ((k < n) != (k < tap->n_attached) && ioctl(tap->queue[k].fd, TUNSETQUEUE, &request))
 			return -errno;
 	}
 	tap->n_attached = n;
 	return 0;
+}
+
+static void tap_counters(const struct port *port, struct port_counters *sum)
+{
+	const struct tap *tap = (const struct tap *)port;
+
+	for (unsigned k = 0; k < port->n_queues; k++)
+		port_counters_add(sum, &tap->queue[k].counters);
 }
 
 static void tap_close(struct port *port)
@@ -116,7 +81,7 @@ static void tap_close(struct port *port)
 	struct tap *tap = (struct tap *)port;
 
 	for (unsigned k = 0; k < port->n_queues; k++)
-		close(tap->fd[k]);
+		tap_queue_deinit(&tap->queue[k]);
 	free(tap);
 }
 
@@ -128,6 +93,7 @@ static const struct port_ops tap_ops = {
 	.set_receive_offloads = tap_set_receive_offloads,
 	.set_queues = tap_set_queues,
 	.close = tap_close,
+	.counters = tap_counters,
 };
 
 static int open_queue(const char *name, bool multi_queue, const char **step)
@@ -156,32 +122,35 @@ fail:
 	return -header;
 }
 
-int port_tap_open(const char *name, unsigned n_queues, struct port **out, char *why, unsigned why_size)
+int port_tap_open(const char *name, unsigned n_queues, enum tap_calls calls, struct port **out, char *why, unsigned why_size)
 {
 	struct tap *tap;
 	const char *step;
 
-	if (!n_queues || n_queues > MAX_QUEUES || !*name || strlen(name) >= IFNAMSIZ) {
-		snprintf(why, why_size, "tap %s: a name of 1 to %d characters and 1 to %d queues, please", name, IFNAMSIZ - 1, MAX_QUEUES);
+	if (!n_queues || n_queues > TAP_MAX_QUEUES || !*name || strlen(name) >= IFNAMSIZ) {
+		snprintf(why, why_size, "tap %s: a name of 1 to %d characters and 1 to %d queues, please", name, IFNAMSIZ - 1,
+			 TAP_MAX_QUEUES);
 		return -EINVAL;
 	}
 	tap = calloc(1, sizeof(*tap));
 	if (!tap)
 		return -ENOMEM;
-	tap->port = (struct port){ .ops = &tap_ops, .mtu = 1500 };
+	snprintf(tap->name, sizeof(tap->name), "tap %s", name);
+	tap->port = (struct port){ .ops = &tap_ops, .name = tap->name, .mtu = 1500 };
 	for (unsigned k = 0; k < n_queues; k++) {
-		tap->fd[k] = open_queue(name, n_queues > 1, &step);
-		if (tap->fd[k] < 0) {
-			int err = tap->fd[k];
+		int fd = open_queue(name, n_queues > 1, &step);
 
-			snprintf(why, why_size, "tap %s: cannot %s: %s", name, step, strerror(-err));
+		if (fd < 0) {
+			snprintf(why, why_size, "tap %s: cannot %s: %s", name, step, strerror(-fd));
 			tap_close(&tap->port);
-			return err;
+			return fd;
 		}
+		tap->queue[k].fd = fd;
+		tap_queue_init(&tap->queue[k], calls);
 		tap->port.n_queues++;
 	}
 	tap->n_attached = n_queues;
-	tap->port.send_offloads = tap->port.receive_offloads = find_offloads(tap->fd[0]);
+	tap->port.send_offloads = tap->port.receive_offloads = find_offloads(tap->queue[0].fd);
 	*out = &tap->port;
 	return 0;
 }

@@ -5,7 +5,7 @@
  * this process's own addresses; the kernel's thread works in this address space.
  *
  * Enabling a network ring is giving it its TAP queue, disabling it is taking that away: then the kernel
- * leaves the ring alone. vsock's two rings run or do not run together, so they start with the second one.
+ * leaves the ring alone, and the TAP does not put packets into that queue. vsock's two rings run or do not run together, so they start with the second one.
  *
  * Checksum and segmentation offloads are the TAP's, not vhost's: they are part of what get_features() offers,
  * and set_features() passes the driver's choice on to the TAP.
@@ -236,10 +236,33 @@ static int start_ring(struct vhost *v, unsigned index, const struct vhost_ring *
 	return 0;
 }
 
+/*
+ * The TAP spreads packets over its attached queues, whether vhost takes them from there or not: those up to the
+ * last pair that takes any.
+ */
+static int attach_tap_queues(struct vhost_kernel *k)
+{
+	unsigned n = 1;
+
+	for (unsigned pair = 1; pair < k->n_fds; pair++)
+		n = k->ring[RINGS * pair].is_enabled ? pair + 1 : n;
+	return k->tap->ops->set_queues(k->tap, n);
+}
+
 static int run_net_ring(struct vhost_kernel *k, unsigned index, bool on)
 {
-	return set_file(k, index, VHOST_NET_SET_BACKEND,
-			on ? k->tap->ops->receive_fd(k->tap, index / RINGS) : -1);
+	int fd = on ? k->tap->ops->receive_fd(k->tap, index / RINGS) : -1, err = 0;
+
+	k->ring[index].is_enabled = on;
+	if (on)
+		err = attach_tap_queues(k);
+	if (!err)
+		err = set_file(k, index, VHOST_NET_SET_BACKEND, fd);
+	if (err)
+		k->ring[index].is_enabled = !on;
+	if (err || !on)
+		return attach_tap_queues(k) && !err ? -EIO : err;
+	return 0;
 }
 
 /* Both rings run once both are enabled; neither when one no longer is. */
@@ -375,6 +398,14 @@ static int set_log(struct vhost *v, int fd, uint64_t size)
 	return err;
 }
 
+/* A TAP's file is in error once its interface was deleted. vhost itself says nothing then. */
+static int lost_fd(struct vhost *v)
+{
+	struct vhost_kernel *k = kernel_of(v);
+
+	return k->tap->ops->receive_fd(k->tap, 0);
+}
+
 /* --- open and close --- */
 
 static void kernel_close(struct vhost *v)
@@ -401,6 +432,7 @@ static const struct vhost_ops net_ops = {
 	.set_log = set_log,
 	.watched = watched,
 	.serve = serve,
+	.lost_fd = lost_fd,
 	.close = kernel_close,
 };
 

@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,7 +37,7 @@
 #include "vhost/regions.h"
 #include "vhost/socket.h"
 
-enum { DEFAULT_TIMEOUT_MS = 60000, LIVED_NS = 1000000000, FIRST_PAUSE_MS = 20, LAST_PAUSE_MS = 1000 };
+enum { DEFAULT_TIMEOUT_MS = 60000, LIVED_NS = 1000000000, CHECK_NS = 1000000000, FIRST_PAUSE_MS = 20, LAST_PAUSE_MS = 1000 };
 
 enum {
 	STATUS_FEATURES = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK,
@@ -470,8 +471,29 @@ static int watch_device(struct vhost_link *link)
 	return err;
 }
 
+/*
+ * Is what the device serves gone for good? It is not dropped then: its rings are stopped as ever. Looked at now and then, for epoll
+ * would also wake this thread for every packet.
+ */
+static void check_device(void *opaque, uint32_t events)
+{
+	struct vhost_link *link = opaque;
+	struct pollfd p = {.fd = link->config.device->ops->lost_fd(link->config.device)};
+
+	if (poll(&p, 1, 0) != 1 || !(p.revents & POLLERR))
+		return;
+	loop_set_timer(link->device_timer, UINT64_MAX, 0);
+	pthread_mutex_lock(&link->lock);
+	link->info.connected = false;
+	pthread_mutex_unlock(&link->lock);
+	log_error("%s: %s: the interface was deleted: nothing passes any more", link->config.owner,
+		  link->config.device->ops->kind);
+	if (link->config.events && link->config.events->disconnected)
+		link->config.events->disconnected(link->config.opaque);
+}
+
 /* A device that is there already: met at once, connected from the beginning. */
-static int open_device(struct vhost_link *link)
+static int open_device(struct vhost_link *link, char *why, unsigned why_size)
 {
 	int err;
 
@@ -480,11 +502,19 @@ static int open_device(struct vhost_link *link)
 	err = meet(link);
 	if (!err)
 		err = watch_device(link);
-	if (err)
+	if (err) {
+		snprintf(why, why_size, "%s: %s", link->v->ops->kind,
+			 err == -EIO ? "it lacks features without which it is of no use" : strerror(-err));
 		return err;
+	}
 	link->info.connected = true;
 	link->info.connections = 1;
-	return 0;
+	if (!link->v->ops->lost_fd)
+		return 0;
+	err = loop_add_timer(link->loop, check_device, link, &link->device_timer);
+	if (!err)
+		loop_set_timer(link->device_timer, now_ns() + CHECK_NS, CHECK_NS);
+	return err;
 }
 
 static int open_other_side(struct vhost_link *link, char *why, unsigned why_size)
@@ -493,7 +523,7 @@ static int open_other_side(struct vhost_link *link, char *why, unsigned why_size
 		.path = link->config.path, .fd = -1, .server = link->config.server, .mode = -1};
 
 	if (link->config.device)
-		return open_device(link);
+		return open_device(link, why, why_size);
 	return vhost_endpoint_open(link->loop, &socket, &endpoint_ops, link, &link->endpoint, why, why_size);
 }
 

@@ -22,7 +22,8 @@ struct vhost_link;
 struct vhost_link_events {
 	/* Connected: features, configuration and counts are known; what was started is being served. */
 	void (*connected)(void *opaque);
-	/* Disconnected: the other side is gone and touches nothing any more. Started rings stand still. */
+	/* Disconnected: the other side is gone and touches nothing any more. Started rings stand still. With
+	 * a kernel vhost: what it serves is gone, for good; its rings are still to be stopped. */
 	void (*disconnected)(void *opaque);
 	void (*config_changed)(void *opaque); /* the other side's configuration space */
 	/*

@@ -21,6 +21,7 @@ struct vhost_link {
 	/* the link's thread only */
 	struct vhost_endpoint *endpoint;
 	struct loop_source *retry;
+	struct loop_source *device_timer; /* looks whether a device is still there */
 	bool is_told;	   /* the owner knows of the connection */
 	unsigned failures; /* connections in a row that came to nothing */
 

@@ -84,6 +84,8 @@ struct vhost_ops {
 	 * again.
 	 */
 	int (*serve)(struct vhost *v, uint64_t *address);
+	/* A descriptor that is in error (POLLERR) once what is served is gone for good; the other side's. */
+	int (*lost_fd)(struct vhost *v);
 	void (*close)(struct vhost *v);
 };
 

@@ -142,8 +142,11 @@ static void stop_ring(void *opaque, struct vhost_backend_ring *ring)
 static void enable_ring(void *opaque, struct vhost_backend_ring *ring)
 {
 	struct back *b = opaque;
+	struct back_queue *q = &b->queue[ring->index / RINGS];
 
-	eventfd_write(b->queue[ring->index / RINGS].start_fd, 1);
+	pthread_mutex_lock(&q->lock); /* a burst that saw the ring as it was before is over */
+	pthread_mutex_unlock(&q->lock);
+	eventfd_write(q->start_fd, 1);
 	tell_state(b);
 }
 
@@ -261,16 +264,8 @@ static void counters(const struct port *port, struct port_counters *sum)
 {
 	const struct back *b = back_of(port);
 
-	for (unsigned k = 0; k < b->n_made; k++) {
-		const struct port_counters *c = &b->queue[k].counters;
-
-		sum->tx_packets += __atomic_load_n(&c->tx_packets, __ATOMIC_RELAXED);
-		sum->tx_bytes += __atomic_load_n(&c->tx_bytes, __ATOMIC_RELAXED);
-		sum->tx_dropped += __atomic_load_n(&c->tx_dropped, __ATOMIC_RELAXED);
-		sum->rx_packets += __atomic_load_n(&c->rx_packets, __ATOMIC_RELAXED);
-		sum->rx_bytes += __atomic_load_n(&c->rx_bytes, __ATOMIC_RELAXED);
-		sum->rx_dropped += __atomic_load_n(&c->rx_dropped, __ATOMIC_RELAXED);
-	}
+	for (unsigned k = 0; k < b->n_made; k++)
+		port_counters_add(sum, &b->queue[k].counters);
 }
 
 static void back_close(struct port *port)

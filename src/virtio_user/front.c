@@ -86,6 +86,22 @@ static unsigned offloads_in(uint64_t features, bool host)
 	return offloads;
 }
 
+/*
+ * Have the first n_wanted of n pairs used. A machine's driver would say that on the control queue, which neither a vhost-user back end nor the
+ * kernel's vhost has: for them a pair that is not used is one whose rings are disabled. Under state_lock. 0/-errno of the first that failed.
+ */
+static int enable_queues(struct front *f, unsigned n)
+{
+	int err = 0;
+
+	for (unsigned k = 0; k < RINGS * n; k++) {
+		int failed = vhost_link_enable(f->link, k, k < RINGS * f->n_wanted);
+
+		err = err ? err : failed;
+	}
+	return err;
+}
+
 /* Make the rings and have them served. Under state_lock; features are known. */
 static int start(struct front *f)
 {
@@ -99,6 +115,7 @@ static int start(struct front *f)
 	n = info.max_rings / RINGS < f->n_made ? info.max_rings / RINGS : f->n_made;
 	if (!n || (f->config.packed && !(info.features & BIT(VIRTIO_F_RING_PACKED))))
 		return -EOPNOTSUPP;
+	enable_queues(f, n); /* what was wanted before a restart is forgotten by the link */
 	f->features = choose(f, info.features);
 	f->mergeable = f->features & BIT(VIRTIO_NET_F_MRG_RXBUF);
 	__atomic_store_n(&f->port.n_queues, n, __ATOMIC_RELAXED);
@@ -147,7 +164,11 @@ static void connected(void *opaque)
 
 static void disconnected(void *opaque)
 {
-	set_up(opaque, false);
+	struct front *f = opaque;
+
+	if (f->config.device) /* the kernel does not come back */
+		__atomic_store_n(&f->port.error, -ENODEV, __ATOMIC_RELAXED);
+	set_up(f, false);
 }
 
 /* The back end went without a word: nobody has the rings, so they begin anew. */
@@ -237,12 +258,14 @@ static int set_receive_offloads(struct port *port, unsigned offloads)
 static int set_queues(struct port *port, unsigned n)
 {
 	struct front *f = front_of(port);
-	int err = 0;
+	int err = -EINVAL;
 
-	if (!n || n > port_queues(port))
-		return -EINVAL;
-	for (unsigned k = 0; k < RINGS * port_queues(port) && !err; k++)
-		err = vhost_link_enable(f->link, k, k < RINGS * n);
+	pthread_mutex_lock(&f->state_lock);
+	if (n && n <= port_queues(port)) {
+		f->n_wanted = n;
+		err = enable_queues(f, port_queues(port));
+	}
+	pthread_mutex_unlock(&f->state_lock);
 	return err;
 }
 
@@ -250,16 +273,8 @@ static void counters(const struct port *port, struct port_counters *sum)
 {
 	const struct front *f = front_of(port);
 
-	for (unsigned k = 0; k < f->n_made; k++) {
-		const struct port_counters *c = &f->queue[k].counters;
-
-		sum->tx_packets += __atomic_load_n(&c->tx_packets, __ATOMIC_RELAXED);
-		sum->tx_bytes += __atomic_load_n(&c->tx_bytes, __ATOMIC_RELAXED);
-		sum->tx_dropped += __atomic_load_n(&c->tx_dropped, __ATOMIC_RELAXED);
-		sum->rx_packets += __atomic_load_n(&c->rx_packets, __ATOMIC_RELAXED);
-		sum->rx_bytes += __atomic_load_n(&c->rx_bytes, __ATOMIC_RELAXED);
-		sum->rx_dropped += __atomic_load_n(&c->rx_dropped, __ATOMIC_RELAXED);
-	}
+	for (unsigned k = 0; k < f->n_made; k++)
+		port_counters_add(sum, &f->queue[k].counters);
 }
 
 static void front_free(struct front *f)
@@ -309,6 +324,7 @@ static struct front *front_new(const struct virtio_user_config *config)
 	f->config.queue_size = config->queue_size ? config->queue_size : DEFAULT_SIZE;
 	f->config.mtu = config->mtu ? config->mtu : 1500;
 	f->fd = -1;
+	f->n_wanted = config->n_queues;
 	f->port = (struct port){ .ops = &front_ops, .n_queues = config->n_queues, .mtu = f->config.mtu };
 	memory_init(&f->mem);
 	pthread_mutex_init(&f->state_lock, NULL);

@@ -53,6 +53,7 @@ struct front {
 	bool mergeable;		/* constant while rings run */
 	_Atomic bool up, polling;
 	bool started;		/* protected by state_lock, with what follows */
+	unsigned n_wanted;	/* queues that are used: the first ones */
 	pthread_mutex_t state_lock;
 	pthread_cond_t changed;
 	unsigned n_made;	/* queues, whatever port.n_queues is now */

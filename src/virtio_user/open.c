@@ -14,7 +14,7 @@ enum { MAX_FORWARDS = 16 };
 /* What a description may say. Strings point into a copy of it. */
 struct description {
 	char *text, *kind, *what;
-	bool server, client, back, packed, no_packed, no_in_order, no_mergeable, no_event_index, has_mac;
+	bool server, client, back, packed, no_packed, no_in_order, no_mergeable, no_event_index, no_io_uring, has_mac;
 	uint64_t queues, size, mtu;
 	const char *iface, *forward[MAX_FORWARDS];
 	unsigned n_forwards;
@@ -39,6 +39,7 @@ static bool parse_flag(struct description *d, const char *word)
 		{ "server", &d->server },	{ "client", &d->client },	    { "back", &d->back },
 		{ "packed", &d->packed },	{ "no-packed", &d->no_packed },	    { "no-in-order", &d->no_in_order },
 		{ "no-mergeable", &d->no_mergeable }, { "no-event-index", &d->no_event_index },
+		{ "no-io-uring", &d->no_io_uring },
 	};
 
 	for (unsigned k = 0; k < sizeof(flags) / sizeof(flags[0]); k++)
@@ -136,7 +137,7 @@ static int open_kernel(const char *owner, const struct description *d, struct po
 		snprintf(why, why_size, "vhost-kernel:/dev/vhost-net,iface=TAP, please");
 		return -EINVAL;
 	}
-	err = port_tap_open(d->iface, (unsigned)d->queues, &tap, why, (unsigned)why_size);
+	err = port_tap_open(d->iface, (unsigned)d->queues, TAP_PLAIN, &tap, why, (unsigned)why_size);
 	if (err)
 		return err;
 	err = vhost_net_open(tap, (unsigned)d->queues, &device, why, (unsigned)why_size);
@@ -152,7 +153,7 @@ static int open_described(const char *owner, const struct description *d, struct
 	if (!strcmp(d->kind, "user"))
 		return port_user_open(owner, d->forward, d->n_forwards, port, why, (unsigned)why_size);
 	if (d->what && *d->what && !strcmp(d->kind, "tap"))
-		return port_tap_open(d->what, (unsigned)d->queues, port, why, (unsigned)why_size);
+		return port_tap_open(d->what, (unsigned)d->queues, d->no_io_uring ? TAP_PLAIN : TAP_AUTO, port, why, (unsigned)why_size);
 	if (d->what && *d->what && !strcmp(d->kind, "vhost-user"))
 		return d->back ? open_back(owner, d, port, why, why_size) : open_front(owner, d, NULL, port, why, why_size);
 	if (d->what && *d->what && !strcmp(d->kind, "vhost-kernel"))

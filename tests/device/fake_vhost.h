@@ -6,17 +6,21 @@
 #ifndef GUISE_TESTS_FAKE_VHOST_H
 #define GUISE_TESTS_FAKE_VHOST_H
 
+#include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 
 #include "vhost/ops.h"
 
+enum { FAKE_RINGS = 8 };
+
 struct fake_vhost {
 	struct vhost v;
 	uint64_t features;
-	struct vhost_ring ring[2]; /* receiveq, transmitq */
+	struct vhost_ring ring[FAKE_RINGS]; /* receiveq, transmitq of each pair */
+	bool is_enabled[FAKE_RINGS];
 	struct vhost_region region;
-	_Atomic unsigned n_enabled;
+	unsigned n_started; /* of all that were ever started */
 };
 
 static int fake_get_features(struct vhost *v, uint64_t *features)
@@ -38,7 +42,13 @@ static int fake_set_memory(struct vhost *v, const struct vhost_region *region, u
 
 static int fake_start_ring(struct vhost *v, unsigned index, const struct vhost_ring *ring)
 {
-	((struct fake_vhost *)v)->ring[index % 2] = *ring;
+	struct fake_vhost *fake = (struct fake_vhost *)v;
+
+	if (index >= FAKE_RINGS)
+		return -EINVAL;
+	fake->ring[index] = *ring;
+	fake->is_enabled[index] = false;
+	fake->n_started++;
 	return 0;
 }
 
@@ -50,7 +60,7 @@ static int fake_stop_ring(struct vhost *v, unsigned index, uint32_t *base)
 
 static int fake_enable_ring(struct vhost *v, unsigned index, bool on)
 {
-	((struct fake_vhost *)v)->n_enabled += on;
+	((struct fake_vhost *)v)->is_enabled[index] = on;
 	return 0;
 }
 

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* A front port whose device lies: what it says of received packets is checked, and a ring that it breaks harms nothing else. */
+/*
+ * A front port whose device lies: what it says of received packets is checked, and a ring that it breaks harms nothing else. And which pairs
+ * of queues are enabled.
+ */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -161,12 +165,51 @@ static void sends_pieces(void **state)
 	}
 }
 
+/* The first n pairs are enabled, the others are not. */
+static void expect_enabled(const struct fake_vhost *device, unsigned n)
+{
+	for (unsigned k = 0; k < FAKE_RINGS; k++)
+		assert_int_equal(device->is_enabled[k], k < 2 * n);
+}
+
+/* How many pairs are used: none that was not asked for is enabled at any time, not even where the rings begin anew. */
+static void sets_queues(void **state)
+{
+	struct fake_vhost device = { .v.ops = &fake_vhost_ops };
+	struct virtio_user_config config = { .owner = "test", .device = &device.v, .n_queues = 4, .queue_size = SIZE };
+	struct port *port;
+	char why[200];
+
+	device.features = 1ull << VIRTIO_F_VERSION_1 | 1ull << VIRTIO_NET_F_MQ | 1ull << VIRTIO_NET_F_GUEST_CSUM;
+	assert_int_equal(port_virtio_user_open(&config, &port, why, sizeof(why)), 0);
+	assert_int_equal(port_wait(port, 60000), 0);
+	assert_int_equal(port_queues(port), 4);
+	expect_enabled(&device, 4);
+	for (unsigned n = 4; n; n--) {
+		assert_int_equal(port_set_queues(port, n), 0);
+		expect_enabled(&device, n);
+	}
+	assert_int_equal(port_set_queues(port, 3), 0);
+	assert_int_equal(port_set_queues(port, 0), -EINVAL);
+	assert_int_equal(port_set_queues(port, 5), -EINVAL);
+	expect_enabled(&device, 3);
+	assert_int_equal(device.n_started, FAKE_RINGS);
+	assert_int_equal(port_set_receive_offloads(port, PORT_CSUM), 0);
+	assert_int_equal(device.n_started, 2 * FAKE_RINGS); /* all rings, so that they may be enabled */
+	expect_enabled(&device, 3);
+	assert_int_equal(port_queues(port), 4);
+	assert_int_equal(port_set_queues(port, 4), 0);
+	expect_enabled(&device, 4);
+	port_close(port);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lies_about_packets),
 		cmocka_unit_test(copies_pieces),
 		cmocka_unit_test(sends_pieces),
+		cmocka_unit_test(sets_queues),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
  * virtio-net driven without a guest, on a port that lives in this file: what is sent comes out whole, what comes in lands in
  * small buffers, filters and queue pairs obey the control queue.
  */
+#include <errno.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -349,12 +351,43 @@ static void reset_and_start_again(void **state)
 	tear_down(&f);
 }
 
+/* What the port was attached to is gone, as its descriptor says for ever: the driver is told, and nobody asks again and again. */
+static void loses_its_port(void **state)
+{
+	struct virtio_net_config config = {.status = VIRTIO_NET_S_LINK_UP};
+	struct timespec before, after;
+	struct fixture f;
+	int ends[2];
+
+	set_up(&f);
+	close(f.port.ready_fd);
+	assert_int_equal(pipe(ends), 0);
+	f.port.ready_fd = ends[1];
+	start(&f, 1ull << VIRTIO_NET_F_STATUS);
+	offer_buffers(&f, 4, 2048);
+	close(ends[0]);
+	for (unsigned k = 0; k < 20000 && config.status & VIRTIO_NET_S_LINK_UP; k++) {
+		usleep(1000);
+		virtio_read_config(net_device(f.net), 0, &config, 8);
+	}
+	assert_false(config.status & VIRTIO_NET_S_LINK_UP);
+	assert_int_equal(port_error(&f.port.port), -ENODEV);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+	usleep(200000);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+	assert_true((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec < 100000000);
+	offer_buffers(&f, 4, 2048); /* kicks do no harm */
+	driver_reset(&f.driver);
+	start(&f, 1ull << VIRTIO_NET_F_STATUS); /* nor does beginning again */
+	tear_down(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sends),		cmocka_unit_test(receives_into_many_buffers), cmocka_unit_test(filters),
 		cmocka_unit_test(waits_for_enough_buffers),
-		cmocka_unit_test(refuses_bad_commands), cmocka_unit_test(one_pair_of_three), cmocka_unit_test(reset_and_start_again),
+		cmocka_unit_test(refuses_bad_commands), cmocka_unit_test(one_pair_of_three), cmocka_unit_test(reset_and_start_again), cmocka_unit_test(loses_its_port),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Ports made of virtqueues, with contents checked: ours with ours, and either side with DPDK's testpmd.
 
-    ports.py GUISE CASE    CASE: ours, tap, front, back, reconnect-ours, reconnect-front, reconnect-back, unprivileged
+    ports.py GUISE CASE [PORT_QUEUES]    CASE: ours, tap, front, back, queues, reconnect-ours, reconnect-front, reconnect-back, unprivileged
+
+PORT_QUEUES is the program of that name, for "queues".
 """
 import json
 import os
@@ -30,8 +32,8 @@ def fail(message):
 class Port:
     """A guise port in the background; finish() gives its report."""
 
-    def __init__(self, description, *options, user=None):
-        command = [GUISE, "port", "--json", *options, description]
+    def __init__(self, description, *options, user=None, space=None):
+        command = [*(space.prefix if space else []), GUISE, "port", "--json", *options, description]
         if user:
             command = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--", *command]
         self.errors = tempfile.TemporaryFile("w+")
@@ -41,6 +43,14 @@ class Port:
     def complaints(self):
         self.errors.seek(0)
         return self.errors.read()
+
+    def wait_for(self, word):
+        """Until it says so."""
+        end = time.monotonic() + 60
+        while word not in self.complaints():
+            if time.monotonic() > end or self.process.poll() is not None:
+                fail(f"{self.process.args} does not say '{word}': {self.complaints()}")
+            time.sleep(0.02)
 
     def finish(self, seconds=120, stop=False):
         if stop:
@@ -151,6 +161,29 @@ def case_back():
         print(f"back with virtio_user{options}: {stats['RX-packets']} round trips")
 
 
+def try_queues(name, description, queues):
+    """Packets come on the pairs that are in use and on no other, whatever their number is changed to."""
+    result = subprocess.run([sys.argv[3], description, str(queues)], stdout=subprocess.PIPE, text=True, timeout=600)
+    if result.returncode:
+        fail(f"{name}: status {result.returncode}\n{result.stdout}")
+    print(f"{name}:\n{result.stdout}", end="")
+
+
+def case_queues():
+    """Several queue pairs, fewer of them, and more again: on our back end and on DPDK's, which send on each pair that they may."""
+    for ring in RINGS:
+        back = Port(f"vhost-user:{SOCKET},back,queues=3", "--mode", "send", "--rate", "20000")
+        try_queues(f"ours{ring}", f"vhost-user:{SOCKET},queues=3{ring}", 3)
+        back.finish(stop=True)
+        if testpmd.missing():
+            continue
+        with testpmd.TestPmd("back", DIRECTORY, [f"net_vhost0,iface={SOCKET},queues=2"], options=["--rxq=2", "--txq=2"]) as peer:
+            peer.forward("txonly")
+            try_queues(f"net_vhost{ring}", f"vhost-user:{SOCKET},queues=2{ring}", 2)
+        if os.path.exists(SOCKET):
+            os.unlink(SOCKET)
+
+
 def case_reconnect_ours():
     """Either side killed and begun again, several times, under traffic."""
     for ring in RINGS:
@@ -222,36 +255,125 @@ def case_unprivileged():
     back.finish(stop=True)
 
 
+class Space:
+    """A network namespace, for the `with` block."""
+
+    def __init__(self, name):
+        self.name = f"guise-{name}-{os.getpid()}"
+        self.prefix = ["ip", "netns", "exec", self.name]
+
+    def run(self, *words, **options):
+        return subprocess.run([*self.prefix, *words], check=True, **options)
+
+    def guise(self, *words):
+        """A guise port in the background, which is to say what it did on JSON."""
+        return Port(*words, space=self)
+
+    def add_tap(self, name, address=None):
+        self.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
+        if address:
+            self.run("ip", "addr", "add", address, "dev", name)
+        self.run("ip", "link", "set", name, "up")
+
+    def __enter__(self):
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        self.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["ip", "netns", "del", self.name], check=False)
+
+
+def ping_tap(space, calls):
+    """The kernel's own ping: answered by a port, and by a port behind two others."""
+    ping = ["ping", "-q", "-c", "20", "-i", "0.02", "-w", "60", "-s", "1000", "10.9.0.2"]
+    port = space.guise(f"tap:t0{calls}", "--mode", "echo")
+    space.run(*ping)
+    port.finish(stop=True)
+    path = f"vhost-user:{SOCKET}"
+    relay = space.guise(f"tap:t0{calls}", path + ",back")
+    echo = Port(path + ",packed", "--mode", "echo")
+    space.run(*ping)
+    echo.finish(stop=True)
+    relay.finish(stop=True)
+    print(f"a TAP port{calls}, and a virtio_user port behind one, answer pings")
+
+
+def bridge_taps(space, calls):
+    """Bursts both ways, contents checked: one port to another by way of a bridge of the kernel's."""
+    reflect = space.guise(f"tap:t2{calls}", "--mode", "reflect")
+    for size in (60, 1514):
+        front = space.guise(f"tap:t1{calls}", "--mode", "exchange", "--check", "--size", str(size), "--count", "20000", "--rate", "40000",
+                            "--seconds", "60")
+        expect_traffic(f"bridged TAPs{calls} {size} B", front.finish(), 20000)
+    reflect.finish(stop=True)
+
+
+def delete_tap(space, calls):
+    """Deleted under traffic: an error that names it, and an end."""
+    for mode in ("sink", "send", "reflect"):
+        space.add_tap("t9")
+        port = space.guise(f"tap:t9{calls}", "--mode", mode)
+        port.wait_for("up")
+        space.run("ip", "link", "del", "t9")
+        if port.process.wait(60) != 1 or "tap t9: the interface was deleted" not in port.complaints():
+            fail(f"{mode} on a deleted TAP: status {port.process.returncode}, {port.complaints()}")
+    print(f"a deleted TAP{calls} ends a port with an error")
+
+
+def stream(space, other, megabytes):
+    """TCP from one namespace to the other, checked."""
+    code = """
+import hashlib, socket, sys
+data = b"".join(k.to_bytes(4, "little") for k in range(1 << 18)) * int(sys.argv[3])
+if sys.argv[1] == "listen":
+    server = socket.create_server((sys.argv[2], 5000))
+    print("listening", flush=True)
+    peer, got = server.accept()[0], hashlib.md5()
+    while part := peer.recv(1 << 16):
+        got.update(part)
+    sys.exit(got.digest() != hashlib.md5(data).digest())
+socket.create_connection((sys.argv[2], 5000)).sendall(data)
+"""
+    command = lambda where, what: [*where.prefix, sys.executable, "-c", code, what, "10.9.0.1", str(megabytes)]
+    listener = subprocess.Popen(command(space, "listen"), stdout=subprocess.PIPE, preexec_fn=testpmd.end_with_parent)
+    listener.stdout.readline()
+    subprocess.run(command(other, "connect"), check=True, timeout=120)
+    if listener.wait(120):
+        fail("a TCP stream came damaged")
+
+
+def offload_taps(space, other, calls):
+    """TCP between two kernels' worth of network, through two ports: whole segments of 64 KiB if both are to have them."""
+    for option in (["--offloads"], []):
+        port = space.guise(f"tap:o0{calls}", *option, f"tap:o1{calls}")
+        port.wait_for("up")
+        space.run("ip", "link", "set", "o1", "netns", other.name)
+        for where, name, address in ((space, "o0", "10.9.0.1/24"), (other, "o1", "10.9.0.2/24")):
+            where.run("ip", "addr", "add", address, "dev", name)
+            where.run("ip", "link", "set", name, "up")
+        stream(space, other, 20)
+        report = port.finish(stop=True)
+        if bool(report["unsegmented"]) != bool(option) or bool(report["unfinished_checksums"]) != bool(option):
+            fail(f"offloads {option}: {report}")
+        print(f"20 MB of TCP between TAPs{calls} {option}: {report['received']} packets, {report['unsegmented']} of them unsegmented")
+
+
 def case_tap():
-    """A TAP interface and the kernel's own ping: answered by a port, and by a port behind two others."""
-    space = f"guise-ports-{os.getpid()}"
-    run = lambda *words: subprocess.run(words, check=True)
-    inside = ["ip", "netns", "exec", space]
-    run("ip", "netns", "add", space)
-    try:
-        run(*inside, "ip", "tuntap", "add", "dev", "t0", "mode", "tap")
-        run(*inside, "ip", "addr", "add", "10.9.0.1/24", "dev", "t0")
-        run(*inside, "ip", "link", "set", "t0", "up")
-        ping = [*inside, "ping", "-c", "20", "-i", "0.02", "-w", "60", "-s", "1000", "10.9.0.2"]
-        port = subprocess.Popen([*inside, GUISE, "port", "--mode", "echo", "tap:t0"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
-        try:
-            run(*ping)
-        finally:
-            port.terminate()
-            port.wait()
-        print("a TAP port answers pings")
-        path = f"vhost-user:{SOCKET}"
-        relay = subprocess.Popen([*inside, GUISE, "port", "tap:t0", path + ",back"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
-        echo = subprocess.Popen([GUISE, "port", "--mode", "echo", path + ",packed"], stderr=subprocess.DEVNULL, preexec_fn=testpmd.end_with_parent)
-        try:
-            run(*ping)
-        finally:
-            for process in (echo, relay):
-                process.terminate()
-                process.wait()
-        print("a virtio_user port behind a TAP answers pings")
-    finally:
-        subprocess.run(["ip", "netns", "del", space], check=False)
+    with Space("ports") as space, Space("other") as other:
+        for calls in ("", ",no-io-uring"):
+            offload_taps(space, other, calls)
+        space.add_tap("t0", "10.9.0.1/24")
+        for calls in ("", ",no-io-uring"):
+            ping_tap(space, calls)
+            delete_tap(space, calls)
+        space.run("ip", "link", "add", "b0", "type", "bridge", "mcast_snooping", "0")  # it says nothing itself
+        space.run("ip", "link", "set", "b0", "up")
+        for name in ("t1", "t2"):
+            space.add_tap(name)
+            space.run("ip", "link", "set", name, "master", "b0")
+        for calls in ("", ",no-io-uring"):
+            bridge_taps(space, calls)
 
 
 def cannot_use_tap():
@@ -263,7 +385,7 @@ def cannot_use_tap():
     return None
 
 
-CASES = {"tap": case_tap, "ours": case_ours, "front": case_front, "back": case_back, "reconnect-ours": case_reconnect_ours,
+CASES = {"tap": case_tap, "ours": case_ours, "front": case_front, "back": case_back, "queues": case_queues, "reconnect-ours": case_reconnect_ours,
          "reconnect-front": case_reconnect_front, "reconnect-back": case_reconnect_back, "unprivileged": case_unprivileged}
 
 if __name__ == "__main__":
