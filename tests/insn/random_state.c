@@ -309,7 +309,7 @@ static void aim_branch(const struct insn *i, uint32_t slot, struct cpu_state *s,
  */
 static bool has_loose_alignment(const struct insn *i)
 {
-	if (is_xsave(i) || i->row->attrs & INSN_VEX || memory_size(i) >= 16)
+	if (is_xsave(i) || i->row->attrs & INSN_VEX || (is_mem(i) && memory_size(i) >= 16))
 		return true;
 	switch (i->row->sem) {
 	case SEM_FNSTENV: case SEM_FNSAVE: case SEM_FLDENV: case SEM_FRSTOR: case SEM_FXSAVE:
