@@ -90,7 +90,7 @@ int main(void)
 	region.fd = slot.fd;
 	for (unsigned k = 0; k < RINGS; k++)
 		ring[k] = (struct vhost_ring){.kick_fd = eventfd(0, EFD_NONBLOCK), .call_fd = eventfd(0, EFD_NONBLOCK), .err_fd = -1};
-	must(port_tap_open("tap9", 1, &tap, why, sizeof(why)), why);
+	must(port_tap_open("tap9", 1, TAP_PLAIN, &tap, why, sizeof(why)), why);
 	set_up("tap9");
 	must(vhost_net_open(tap, 1, &config.device, why, sizeof(why)), why);
 	must(vhost_link_new(&config, &link, why, sizeof(why)), why);
