@@ -11,6 +11,9 @@
  * The interpreter goes first, instruction by instruction, and stops the input where it would not mean the same twice: time,
  * random numbers, state of the machine that the harness does not follow (single steps, paging), a string instruction that
  * overwrites itself, a program that goes on for long.
+ *
+ * Clang's ASan makes calls of its run-time library out of copies of structs, which use the vector registers that the guest's
+ * state lives in. So under libFuzzer there are no vectors; `make test` has them, with GCC's ASan, too.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -24,6 +27,12 @@
 
 enum { HEADER = 4, MAX_CODE = 512, MAX_STEPS = 1000, PAGES = 4, PAGE_TABLE = 0x3f0000, DEVICE = 0x10000000, VECTOR_STATE = 832 };
 enum { PAGE_WRITABLE, PAGE_READONLY, PAGE_MISSING, PAGE_DEVICE };
+
+#ifdef __clang__
+enum { HAS_VECTORS = 0 };
+#else
+enum { HAS_VECTORS = 1 };
+#endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -105,6 +114,8 @@ static void load(struct harness *h, enum harness_mode how, const uint8_t *data, 
 
 static bool is_excluded(const struct insn *i)
 {
+	if (!HAS_VECTORS && i->row->attrs & (INSN_HOST | INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX))
+		return true;
 	switch (i->row->sem) {
 	case SEM_RDRAND: case SEM_RDSEED: case SEM_RDTSC: case SEM_RDTSCP: case SEM_RDPMC: case SEM_RDPID: case SEM_CPUID:
 	case SEM_RDMSR: case SEM_WRMSR: case SEM_XSETBV: case SEM_XGETBV: case SEM_VMCALL: case SEM_VMMCALL: case SEM_MOV_TO_CR:
@@ -206,7 +217,7 @@ static const char *difference(int ra, int rb)
 		return "exit";
 	normalize(&x->fpu->x);
 	normalize(&y->fpu->x);
-	if (memcmp(x->fpu->area, y->fpu->area, VECTOR_STATE))
+	if (HAS_VECTORS && memcmp(x->fpu->area, y->fpu->area, VECTOR_STATE))
 		return "vector state";
 	return memcmp(a.ram, b.ram, HARNESS_RAM) ? "memory" : NULL;
 }
