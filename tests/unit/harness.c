@@ -114,6 +114,7 @@ static int add_vcpu(struct harness *h)
 		return -ENOMEM;
 	memset(v, 0, sizeof(*v));
 	v->vm = &h->vm;
+	v->counts = &v->own_counts;
 	v->run = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	v->feature = h->features;
 	v->mp_state = KVM_MP_STATE_RUNNABLE;
@@ -141,6 +142,7 @@ int harness_new_on(struct harness *h, enum harness_mode mode, const struct engin
 
 	memset(h, 0, sizeof(*h));
 	memset(h->features, 0xff, sizeof(h->features));
+	h->vm.counts = &h->vm.own_counts;
 	pthread_mutex_init(&h->vm.lock, NULL);
 	pthread_mutex_init(&h->vm.split_lock, NULL);
 	memory_init(&h->vm.mem);
