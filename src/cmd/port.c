@@ -208,7 +208,7 @@ static int run_queues(struct work *work, const struct arguments *a, const sigset
 	return err ? err : r.damaged ? -EBADMSG : broken(work);
 }
 
-/* Both ports up? */
+/* Both ports up? One that will never be says so itself. */
 static int wait_for_ports(struct work *work, unsigned seconds, const sigset_t *signals)
 {
 	uint64_t end = now_ns() + seconds * 1000000000ull;
@@ -217,6 +217,8 @@ static int wait_for_ports(struct work *work, unsigned seconds, const sigset_t *s
 		while (port_wait(work->port[k], 100)) {
 			if (sigtimedwait(signals, NULL, &(struct timespec){ 0 }) > 0)
 				return -EINTR;
+			if (port_error(work->port[k]))
+				return port_error(work->port[k]);
 			if (now_ns() >= end)
 				return -ETIMEDOUT;
 		}
