@@ -411,6 +411,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
 		return leave(v); /* that was what `checked` wanted to know */
+	vcpu_use_code_ids(v); /* whoever called out may have been late: then that is over */
 	if (!translator_of(v)->want_flush && block_is_current(v, b))
 		return host_address(translator_of(v), b->straight);
 	return enter_remembering(v);
