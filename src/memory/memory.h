@@ -87,20 +87,6 @@ bool mem_is_backed(const struct mem_slot *slot, uint64_t offset, uint64_t len, e
 /* Have mem_is_backed() ask about these pages from now on. 0/-ENOMEM. No look-up may be under way. */
 int mem_suspect(struct mem_slot *slot, uint64_t offset, uint64_t len);
 
-/*
- * Have each HUGE_PAGE of the slot's memory, which is shared, become a huge page when mem_touch() is first told of it. 0/-ENOMEM. No
- * look-up may be under way.
- */
-int mem_watch_touches(struct mem_slot *slot);
-
-/* Somebody is about to use this byte of the slot for the first time since long. Any thread; needs no vector registers. */
-void mem_first_touch(struct mem_slot *slot, uint64_t offset);
-static inline void mem_touch(struct mem_slot *slot, uint64_t offset)
-{
-	if (slot->untouched)
-		mem_first_touch(slot, offset);
-}
-
 /* Is this process's page at an aligned word mapped so that it may be read, or written? */
 bool page_is_readable(uintptr_t word);
 bool page_is_writable(uintptr_t word);

@@ -7,7 +7,7 @@
  *
  * CPU engines come here, so no vector registers.
  */
-#include "memory/memory.h"
+#include "memory/touch.h"
 
 #include <errno.h>
 #include <stdlib.h>

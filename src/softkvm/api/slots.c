@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory/touch.h"
 #include "softkvm/api/handle.h"
 #include "softkvm/api/kick.h"
 #include "softkvm/api/mapping.h"

@@ -13,9 +13,9 @@
  * The vector state may be live here (the translator's helpers): it is put to rest before code outside the
  * engine runs.
  */
-#include "base/bytes.h"
 #include "softkvm/lockstep.h"
 #include "softkvm/interpret/io.h"
+#include "base/bytes.h"
 #include "softkvm/api/iobus.h"
 #include "softkvm/fpu.h"
 #include "softkvm/interpret/debugreg.h"

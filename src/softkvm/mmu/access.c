@@ -6,9 +6,10 @@
  * A write that crosses a page proves both pages before it stores anything. Accesses to no RAM go to interpret/io.c,
  * which may leave for the user and have the instruction executed again.
  */
-#include "base/bytes.h"
 #include "softkvm/mmu/tlb.h"
 
+#include "base/bytes.h"
+#include "memory/touch.h"
 #include "softkvm/io.h"
 #include "softkvm/lockstep.h"
 #include "softkvm/mmu/watch.h"
