@@ -174,27 +174,6 @@ static bool run_interpreter(int *result)
 
 /* --- comparing --- */
 
-/* One form for states that mean the same: unused components initial, no pointers. */
-static void normalize(struct xsave_area *x)
-{
-	if (!(x->xstate_bv & XSTATE_X87)) {
-		x->fcw = FCW_INIT;
-		x->fsw = x->ftw = 0;
-		memset(x->st, 0, sizeof(x->st));
-	}
-	if (!(x->xstate_bv & XSTATE_SSE))
-		memset(x->xmm, 0, sizeof(x->xmm));
-	if (!(x->xstate_bv & XSTATE_AVX))
-		memset(x->ymmh, 0, sizeof(x->ymmh));
-	for (unsigned k = 0; k < 8; k++)
-		memset(x->st[k] + 10, 0, 6);
-	x->fop = 0;
-	x->fip = x->fdp = 0;
-	x->mxcsr_mask = 0;
-	x->xstate_bv = 7;
-	memset(x->unused, 0, sizeof(x->unused));
-}
-
 static const char *difference(int ra, int rb)
 {
 	const struct vcpu *x = a.v, *y = b.v;
@@ -215,8 +194,8 @@ static const char *difference(int ra, int rb)
 		return "CR2";
 	if (ra == HARNESS_EXIT && x->run->exit_reason != y->run->exit_reason)
 		return "exit";
-	normalize(&x->fpu->x);
-	normalize(&y->fpu->x);
+	harness_normalize(&x->fpu->x);
+	harness_normalize(&y->fpu->x);
 	if (HAS_VECTORS && memcmp(x->fpu->area, y->fpu->area, VECTOR_STATE))
 		return "vector state";
 	return memcmp(a.ram, b.ram, HARNESS_RAM) ? "memory" : NULL;

@@ -236,3 +236,23 @@ int harness_do(struct harness *h, const void *code, unsigned size, unsigned n)
 	harness_code(h, code, size);
 	return harness_run(h, n);
 }
+
+void harness_normalize(struct xsave_area *x)
+{
+	if (!(x->xstate_bv & XSTATE_X87)) {
+		x->fcw = FCW_INIT;
+		x->fsw = x->ftw = 0;
+		memset(x->st, 0, sizeof(x->st));
+	}
+	if (!(x->xstate_bv & XSTATE_SSE))
+		memset(x->xmm, 0, sizeof(x->xmm));
+	if (!(x->xstate_bv & XSTATE_AVX))
+		memset(x->ymmh, 0, sizeof(x->ymmh));
+	for (unsigned k = 0; k < 8; k++)
+		memset(x->st[k] + 10, 0, 6);
+	x->fop = 0;
+	x->fip = x->fdp = 0;
+	x->mxcsr_mask = 0;
+	x->xstate_bv = 7;
+	memset(x->unused, 0, sizeof(x->unused));
+}

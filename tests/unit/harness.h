@@ -61,6 +61,10 @@ int harness_run_to_halt(struct harness *h);
 /* Code, then run its instructions. */
 int harness_do(struct harness *h, const void *code, unsigned size, unsigned n);
 
+struct xsave_area; /* softkvm/fpu.h */
+/* One form for vector states that mean the same: unused components initial, no pointers. */
+void harness_normalize(struct xsave_area *x);
+
 #define CODE(...) (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__})
 
 #endif

@@ -316,27 +316,6 @@ static void describe(const struct program *p)
 	}
 }
 
-/* One form for states that mean the same: unused components initial, no pointers. */
-static void normalize(struct xsave_area *x)
-{
-	if (!(x->xstate_bv & XSTATE_X87)) {
-		x->fcw = FCW_INIT;
-		x->fsw = x->ftw = 0;
-		memset(x->st, 0, sizeof(x->st));
-	}
-	if (!(x->xstate_bv & XSTATE_SSE))
-		memset(x->xmm, 0, sizeof(x->xmm));
-	if (!(x->xstate_bv & XSTATE_AVX))
-		memset(x->ymmh, 0, sizeof(x->ymmh));
-	for (unsigned k = 0; k < 8; k++)
-		memset(x->st[k] + 10, 0, 6);
-	x->fop = 0;
-	x->fip = x->fdp = 0;
-	x->mxcsr_mask = 0;
-	x->xstate_bv = 7;
-	memset(x->unused, 0, sizeof(x->unused));
-}
-
 static bool differ(const struct program *p, int ra, int rb)
 {
 	bool bad = ra != rb || a.v->rip != b.v->rip ||
@@ -355,8 +334,8 @@ static bool differ(const struct program *p, int ra, int rb)
 		printf("rflags %lx, %lx (was %lx)\n", a.v->rflags, b.v->rflags, p->rflags);
 		bad = true;
 	}
-	normalize(&a.v->fpu->x);
-	normalize(&b.v->fpu->x);
+	harness_normalize(&a.v->fpu->x);
+	harness_normalize(&b.v->fpu->x);
 	for (unsigned k = 0; k < VECTOR_STATE; k++)
 		if (a.v->fpu->area[k] != b.v->fpu->area[k]) {
 			printf("xsave area %u: %x, %x\n", k, a.v->fpu->area[k], b.v->fpu->area[k]);

@@ -16,6 +16,7 @@
  * are cut, those of its own blocks leave their targets' lists, jump caches lose its entries, and views without blocks
  * go.
  */
+#include "memory/backing.h"
 #include "softkvm/translate/translate.h"
 
 enum { ARENA_STEP = 1 << 20, ARENA_ROOM = 64 << 10, TRACE_LIFE = REGIONS / 2 };
@@ -68,7 +69,7 @@ void *arena_alloc(struct translator *t, unsigned size)
 	while (at + size > r->ready) {
 		uint64_t step = r->end - r->ready < ARENA_STEP ? r->end - r->ready : ARENA_STEP;
 
-		arena_populate(t, r->ready, step);
+		backing_populate(t->arena.base + r->ready, step);
 		r->ready += step;
 	}
 	r->used += size;

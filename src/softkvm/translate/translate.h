@@ -292,7 +292,6 @@ struct xlat {
 };
 
 /* --- translator.c --- */
-void arena_populate(struct translator *t, uint64_t from, uint64_t len);
 void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index);
 static inline uint32_t arena_offset(const struct translator *t, const void *p)
 {

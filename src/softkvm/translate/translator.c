@@ -24,11 +24,6 @@ enum { CACHE_DEFAULT = 36 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_M
 
 /* --- memory --- */
 
-void arena_populate(struct translator *t, uint64_t from, uint64_t len)
-{
-	backing_populate(t->arena.base + from, len);
-}
-
 /* GUISE_CODE_CACHE in the environment: how many KiB of translated code to keep. */
 static uint64_t cache_size(void)
 {
