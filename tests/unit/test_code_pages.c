@@ -117,9 +117,9 @@ static void *watch_and_write(void *opaque)
 	vcpu_enter(c->v);
 	for (int round = 0; round < ROUNDS; round++) {
 		boundary(c->v);
-		code_page_watch(c->v, c->watch, 8, &generation);
-		for (int k = 0; k < 40; k++)
-			mmu_write(c->v, c->write, 8, round);
+		code_page_watch(c->v, c->watch, 8 * 64, &generation);
+		for (int k = 0; k < 40; k++) /* enough for the page to become data now and then */
+			mmu_write(c->v, c->write + k % 8 * 64, 8, round);
 	}
 	vcpu_exit(c->v);
 	return NULL;

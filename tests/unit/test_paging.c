@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "harness.h"
+#include "softkvm/mmu/tlb.h"
 
 enum { T1 = 0x100000, T2 = 0x101000, T3 = 0x102000, T4 = 0x103000, FRAME = 0x180000, FRAME2 = 0x181000, NO_FAULT = -1 };
 
@@ -387,16 +388,56 @@ static void test_code_page(void **state)
 	assert_int_equal(page->generation, generation);
 	assert_int_equal(touch(0x7e, WRITE), NO_FAULT); /* its last bytes */
 	assert_int_not_equal(page->generation, generation);
-	/* Many hits: data again, and stores are quick. */
-	for (int k = 0; k < 40; k++)
+	/* Nothing is made of those bytes now, so writing them again changes nothing. */
+	generation = page->generation;
+	touch(0x40, WRITE);
+	assert_int_equal(page->generation, generation);
+	assert_true(page->flags & CODE_PAGE_PRESENT);
+	/* Patches with new code made in between: still a code page. */
+	for (int k = 0; k < 40; k++) {
+		code_page_watch(h.v, FRAME + 0x40, 0x40, &generation);
 		touch(0x40, WRITE);
+		assert_int_not_equal(page->generation, generation);
+		assert_true(page->flags & CODE_PAGE_PRESENT);
+	}
+	/* Code over a wider part that is written from one end to the other: data again, and stores are quick. */
+	code_page_watch(h.v, FRAME, 0x400, &generation);
+	for (int k = 0; k < 0x400; k += 0x10)
+		touch(k, WRITE);
 	assert_false(page->flags & CODE_PAGE_PRESENT);
+	assert_true(page->flags & CODE_PAGE_WRITABLE);
 	/* A device in another process: seen when a fetch entry is made. */
 	code_page_watch(h.v, FRAME + 0x40, 0x40, &generation);
 	h.ram[FRAME + 0x44] ^= 1;
 	mmu_flush_all(h.v);
 	assert_int_equal(touch(0, FETCH), NO_FAULT);
 	assert_int_not_equal(page->generation, generation);
+}
+
+/* Write entries go when their page becomes code: by one address, which the flags remember, or by several. */
+static void test_code_page_writers(void **state)
+{
+	struct code_page *page = code_page_of(memory_find(&h.vm.mem, FRAME), FRAME);
+	uint32_t generation;
+
+	long_mode(0);
+	for (unsigned k = 0; k < 3; k++)
+		put64(T4 + 8 * k, FRAME | 7);
+	for (unsigned writers = 1; writers <= 3; writers++) {
+		for (unsigned k = 0; k < writers; k++) {
+			assert_int_equal(touch(0x1000 * k, WRITE), NO_FAULT);
+			assert_non_null(tlb_lookup(h.v->tlb[TLB_WRITE], h.v->tlb_mask, 0x1000 * k, 8));
+		}
+		assert_int_equal(!!(page->flags & CODE_PAGE_MANY_WRITERS), writers > 1);
+		assert_ptr_equal(code_page_watch(h.v, FRAME + 0x800, 0x40, &generation), page);
+		for (unsigned k = 0; k < 3; k++)
+			assert_null(tlb_lookup(h.v->tlb[TLB_WRITE], h.v->tlb_mask, 0x1000 * k, 8));
+		assert_false(page->flags & (CODE_PAGE_WRITABLE | CODE_PAGE_MANY_WRITERS));
+		code_written(&h.vm, FRAME, 0x1000);
+		code_page_watch(h.v, FRAME, 0x1000, &generation);
+		code_written(&h.vm, FRAME, 0x1000);
+		assert_false(page->flags & CODE_PAGE_PRESENT);
+	}
 }
 
 int main(void)
@@ -406,7 +447,7 @@ int main(void)
 		TEST(test_rights), TEST(test_write_protect_off), TEST(test_upper_levels_restrict), TEST(test_smep_smap),
 		TEST(test_reserved_bits), TEST(test_accessed_dirty), TEST(test_large_pages), TEST(test_32bit),
 		TEST(test_pae), TEST(test_5level), TEST(test_pcid_and_global), TEST(test_cr3_load_flushes),
-		TEST(test_many_pages), TEST(test_page_crossing), TEST(test_code_page),
+		TEST(test_many_pages), TEST(test_page_crossing), TEST(test_code_page), TEST(test_code_page_writers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

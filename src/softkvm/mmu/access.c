@@ -35,20 +35,16 @@ static uint32_t data_access(const struct vcpu *v)
 }
 
 /* Writes of a page may be entered when it is not watched as code and, if logged, already marked dirty. */
-static bool may_enter_write(struct vcpu *v, struct target *t)
+static bool may_enter_write(struct vcpu *v, gva_t gva, struct target *t)
 {
 	struct code_page *page = code_page_of(t->slot, t->gpa);
-	uint32_t flags;
 
 	if (t->slot->flags & SLOT_LOG_DIRTY)
 		mem_mark_dirty(t->slot, t->gpa - t->slot->gpa, 1);
 	if (!page)
 		return false;
 	/* Pairs with code_page_watch(): either it sees WRITABLE and has us drop the entry, or we see PRESENT. */
-	flags = atomic_load(&page->flags);
-	if (!(flags & (CODE_PAGE_WRITABLE | CODE_PAGE_PRESENT)))
-		flags = atomic_fetch_or(&page->flags, CODE_PAGE_WRITABLE);
-	t->notify = flags & CODE_PAGE_PRESENT;
+	t->notify = atomic_load(&page->flags) & CODE_PAGE_PRESENT || code_page_note_writer(v, page, gva) & CODE_PAGE_PRESENT;
 	return !t->notify;
 }
 
@@ -68,7 +64,7 @@ static void enter(struct vcpu *v, gva_t gva, uint32_t access, const struct walk 
 	if ((access & ACCESS_IMPLICIT) && walk->user)
 		return;
 	if (access & ACCESS_WRITE) {
-		bool allowed = may_enter_write(v, t);
+		bool allowed = may_enter_write(v, gva, t);
 
 		if (!allowed || tlb_is_watched(v->mmu, gva))
 			return;
@@ -321,8 +317,10 @@ void *mmu_store_beside_code(struct vcpu *v, gva_t gva, unsigned size)
 	}
 	page = v->beside.page;
 	/* As if there were a write entry: who marks a grain from here on has us reach a boundary before it reads. */
-	if (!(atomic_load(&page->flags) & CODE_PAGE_WRITABLE))
-		atomic_fetch_or(&page->flags, CODE_PAGE_WRITABLE);
+	if (!(code_page_note_writer(v, page, gva) & CODE_PAGE_PRESENT)) { /* no longer watched: the slow way makes an entry */
+		v->beside.tag = 1ull << 63;
+		return NULL;
+	}
 	if (atomic_load(&page->grains) & grain_mask(gva, size))
 		return NULL;
 	return (void *)(v->beside.host + (gva & ~PAGE_MASK));

@@ -4,12 +4,13 @@
  *
  * A page of RAM of which code is made becomes watched (PRESENT): no vCPU keeps a write entry for it, so stores take
  * the slow way and end in code_written(). That compares the store with the page's marked 64-byte grains: data beside
- * code costs only the slow store; a hit changes `generation`, which makes decoded code stale, and tells the engine.
- * After UNWATCH_HITS hits without new code the page counts as data again.
+ * code costs only the slow store; a hit changes `generation`, which makes decoded code stale, tells the engine and
+ * unmarks the grain, as nothing is made of it any more. After UNWATCH_GRAINS such grains without new code the page is
+ * being written anew, by a JIT compiler or as data: it is watched no longer.
  *
  * Becoming watched against writers on other vCPUs: a writer's fill sets WRITABLE, then looks at PRESENT; the watcher
- * sets PRESENT and takes WRITABLE in one step, and if it was set has every vCPU flush its write entries, waiting for
- * those inside guest code. A vCPU that waits here serves such requests itself, so two watchers do not wait for each
+ * sets PRESENT and takes WRITABLE in one step. If that was set and the flags name one writer, which is the watcher, it
+ * drops that entry; else it has every vCPU flush its write entries, waiting for those inside guest code. A vCPU that waits here serves such requests itself, so two watchers do not wait for each
  * other. `generation` is read before PRESENT and grains are, and unwatching clears those before it counts
  * generation up: code made of a page that is unwatched meanwhile is stale.
  *
@@ -23,7 +24,8 @@
 
 #include <sched.h>
 
-enum { UNWATCH_HITS = 32, SPINS = 2000 };
+enum { UNWATCH_GRAINS = 4, SPINS = 2000 };
+#define WRITER_BITS (~0u << CODE_PAGE_WRITER_SHIFT)
 
 /* --- records --- */
 
@@ -146,15 +148,38 @@ void mmu_shootdown_writes(struct vm *vm, struct vcpu *self)
 			wait_for(vm->vcpu[i], seen[i], self);
 }
 
-/* Mark grains and watch. Returns whether write entries may exist that must go before the bytes are read. */
-static bool watch_locked(struct code_page *page, const uint8_t *page_hva, uint64_t grains)
+static uint32_t writer_bits(const struct vcpu *v, gva_t gva)
 {
-	uint64_t old = atomic_load(&page->grains);
-	uint32_t flags;
+	return (v->index << 16 | (gva >> PAGE_SHIFT & 0xffff)) << CODE_PAGE_WRITER_SHIFT;
+}
 
-	atomic_store(&page->grains, old | grains);
-	flags = atomic_fetch_or(&page->flags, CODE_PAGE_PRESENT);
-	return flags & CODE_PAGE_WRITABLE;
+uint32_t code_page_note_writer(const struct vcpu *v, struct code_page *page, gva_t gva)
+{
+	uint32_t self = writer_bits(v, gva), flags = atomic_load(&page->flags), noted;
+
+	do {
+		if (!(flags & CODE_PAGE_WRITABLE))
+			noted = (flags & ~WRITER_BITS) | CODE_PAGE_WRITABLE | self;
+		else if ((flags & WRITER_BITS) == self || flags & CODE_PAGE_MANY_WRITERS)
+			break;
+		else
+			noted = flags | CODE_PAGE_MANY_WRITERS;
+	} while (!atomic_compare_exchange_weak(&page->flags, &flags, noted));
+	return flags;
+}
+
+/* The write entries that the flags tell of must go before the page's bytes are read. */
+static void drop_writers(struct vcpu *v, uint32_t flags, const uint8_t *page_hva)
+{
+	uint64_t page_number = flags >> CODE_PAGE_WRITER_SHIFT & 0xffff;
+
+	if (flags & CODE_PAGE_MANY_WRITERS) {
+		tlb_drop_host(v, page_hva);
+	} else if (flags >> CODE_PAGE_WRITER_SHIFT >> 16 == v->index) {
+		tlb_drop_host_at(v, page_hva, page_number << PAGE_SHIFT);
+		return;
+	}
+	mmu_shootdown_writes(v->vm, v);
 }
 
 struct code_page *code_page_watch(struct vcpu *v, gpa_t gpa, unsigned len, uint32_t *generation)
@@ -175,23 +200,23 @@ struct code_page *code_page_watch(struct vcpu *v, gpa_t gpa, unsigned len, uint3
 
 	page_hva = slot->hva + ((gpa & PAGE_MASK) - slot->gpa);
 	for (;;) {
-		bool writable;
+		uint32_t flags;
 
 		page_lock(page);
 		*generation = atomic_load(&page->generation);
 		marked = atomic_load(&page->grains);
-		writable = watch_locked(page, page_hva, grains);
-		if (!writable) {
+		atomic_store(&page->grains, marked | grains);
+		flags = atomic_fetch_or(&page->flags, CODE_PAGE_PRESENT);
+		if (!(flags & CODE_PAGE_WRITABLE)) {
 			page->hash ^= grains_hash(page_hva, grains & ~marked);
 			page_unlock(page);
 			return page;
 		}
 		/* Writers by old entries may still be at it: let them go, then hash what they left. */
 		atomic_store(&page->grains, marked);
-		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_WRITABLE);
+		atomic_fetch_and(&page->flags, ~(uint32_t)(CODE_PAGE_WRITABLE | CODE_PAGE_MANY_WRITERS));
 		page_unlock(page);
-		tlb_drop_host(v, page_hva);
-		mmu_shootdown_writes(v->vm, v);
+		drop_writers(v, flags, page_hva);
 	}
 }
 
@@ -210,17 +235,20 @@ static void tell_engine(struct vm *vm, gpa_t gpa, uint64_t len)
 		vm->engine->code_changed(vm, gpa, len);
 }
 
-/* Bytes of marked grains changed. Enough of it: the page is data now. Returns whether it was unwatched. */
-static bool page_changed(struct code_page *page, const uint8_t *page_hva)
+/* Bytes of these marked grains changed. Enough of it: the page is data now. Returns whether it was unwatched. */
+static bool page_changed(struct code_page *page, const uint8_t *page_hva, uint64_t grains)
 {
+	uint32_t count = (uint32_t)__builtin_popcountll(grains);
 	bool unwatch;
 
 	page_lock(page);
-	unwatch = atomic_fetch_add(&page->hits, 1) + 1 >= UNWATCH_HITS;
+	unwatch = atomic_fetch_add(&page->hits, count) + count >= UNWATCH_GRAINS;
 	if (unwatch) {
 		atomic_store(&page->hits, 0);
 		atomic_store(&page->grains, 0);
 		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
+	} else {
+		atomic_fetch_and(&page->grains, ~grains);
 	}
 	page->hash = grains_hash(page_hva, atomic_load(&page->grains));
 	atomic_fetch_add(&page->generation, 1);
@@ -232,12 +260,14 @@ static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uin
 {
 	struct code_page *page = code_page_peek(slot, gpa);
 	gpa_t base = gpa & PAGE_MASK;
+	uint64_t hit;
 
 	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT))
 		return;
-	if (!(atomic_load(&page->grains) & grain_mask(gpa, len)))
+	hit = atomic_load(&page->grains) & grain_mask(gpa, len);
+	if (!hit)
 		return;
-	if (page_changed(page, slot->hva + (base - slot->gpa)))
+	if (page_changed(page, slot->hva + (base - slot->gpa), hit))
 		tell_engine(vm, base, PAGE_SIZE);
 	else
 		tell_engine(vm, gpa, len);
@@ -269,6 +299,6 @@ void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const ui
 	page_unlock(page);
 	if (!changed)
 		return;
-	page_changed(page, page_hva);
+	page_changed(page, page_hva, ~0ull);
 	tell_engine(v->vm, gpa, PAGE_SIZE);
 }

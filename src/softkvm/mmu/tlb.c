@@ -287,13 +287,29 @@ static void set_invlpg(struct tlb_set *set, gva_t gva)
 		set_drop_range(set, gva & ~(gib - 1), gib);
 }
 
-/* Drop this thread's write entries of one host page: it becomes a code page. */
+static struct tlb_set *set_number(struct mmu *m, int number)
+{
+	return number < 0 ? &m->super : &m->user[number];
+}
+
+void tlb_drop_host_at(struct vcpu *v, const uint8_t *page_hva, gva_t gva)
+{
+	for (int s = -1; s < TLB_SPACES; s++) {
+		struct tlb_set *set = set_number(v->mmu, s);
+		struct tlb_entry *e = tlb_slot(set->table[TLB_WRITE], set->mask, gva);
+
+		if (e->host == (uint64_t)page_hva)
+			entry_clear(e, e == set->table[TLB_WRITE]);
+	}
+	tlb_drop_stack(v);
+}
+
 void tlb_drop_host(struct vcpu *v, const uint8_t *page_hva)
 {
 	struct mmu *m = v->mmu;
 
 	for (int s = -1; s < TLB_SPACES; s++) {
-		struct tlb_set *set = s < 0 ? &m->super : &m->user[s];
+		struct tlb_set *set = set_number(m, s);
 		uint64_t entries = set->fills.count > TLB_LOG ? set->mask / sizeof(struct tlb_entry) + 1 : 0;
 
 		for (uint32_t k = 0; !entries && k < set->fills.count; k++) {

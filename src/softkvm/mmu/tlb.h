@@ -78,13 +78,20 @@ struct mem_slot *mmu_slot(struct vcpu *v, gpa_t gpa);
 /* Enter a page into one table of a set: the caller has made sure that nothing stands against it. */
 void tlb_fill(struct vcpu *v, struct tlb_set *set, enum tlb_kind kind, gva_t gva, const struct walk *walk,
 	      uint8_t *page_hva);
+/* Drop this thread's write entries of one host page: all, or the one that was made for gva (in whichever set). */
 void tlb_drop_host(struct vcpu *v, const uint8_t *page_hva);
+void tlb_drop_host_at(struct vcpu *v, const uint8_t *page_hva, gva_t gva);
 void tlb_select(struct vcpu *v);
 bool tlb_is_watched(const struct mmu *m, gva_t gva);
 
 /* Record of the page at gpa in its slot. peek: NULL if there is no table yet; else made, NULL without memory. */
 struct code_page *code_page_peek(struct mem_slot *slot, gpa_t gpa);
 struct code_page *code_page_of(struct mem_slot *slot, gpa_t gpa);
+/*
+ * Before a write entry for the page at gva is made, or the like of one. Returns the page's flags as they were in that step: if
+ * it is PRESENT there must be no entry.
+ */
+uint32_t code_page_note_writer(const struct vcpu *v, struct code_page *page, gva_t gva);
 /* At a fetch entry's making: did somebody change watched code unseen (a device in another process)? */
 void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const uint8_t *page_hva);
 
