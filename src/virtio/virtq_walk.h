@@ -6,18 +6,13 @@
 #ifndef GUISE_VIRTIO_VIRTQ_WALK_H
 #define GUISE_VIRTIO_VIRTQ_WALK_H
 
+#include "base/fence.h"
 #include "virtio/virtq.h"
 
 #define load_relaxed(p)	    __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p)	    __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define store_relaxed(p, x) __atomic_store_n((p), (x), __ATOMIC_RELAXED)
 #define store_release(p, x) __atomic_store_n((p), (x), __ATOMIC_RELEASE)
-
-/* Store before load. Not __atomic_thread_fence(): TSan does not know that, and a locked add is what compilers emit for it. */
-static inline void full_fence(void)
-{
-	__asm__ volatile("lock; addl $0, -4(%%rsp)" ::: "memory", "cc");
-}
 
 enum { AVAIL_BIT = 1 << VRING_PACKED_DESC_F_AVAIL, USED_BIT = 1 << VRING_PACKED_DESC_F_USED };
 

@@ -19,6 +19,7 @@
  */
 #include "softkvm/mmu/tlb.h"
 
+#include "base/fence.h"
 #include "memory/backing.h"
 #include "softkvm/engine.h"
 
@@ -275,6 +276,7 @@ static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uin
 
 void code_written(struct vm *vm, gpa_t gpa, uint64_t len)
 {
+	full_fence(); /* the store before we look at what is marked: pairs with the watcher's marking before it reads */
 	while (len) {
 		struct mem_slot *slot = memory_find(&vm->mem, gpa);
 		uint64_t in_page = PAGE_SIZE - (gpa & ~PAGE_MASK), part = len < in_page ? len : in_page;
