@@ -118,13 +118,22 @@ class Test:
 
     # --- network ---
 
+    def lease(self):
+        """An address by DHCP. If none comes: what the guest knows of its card and its interrupts."""
+        output, status = self.guest.shell("udhcpc -i eth0 -n -q -t 20 -s /tmp/udhcpc")
+        if status:
+            known = [self.guest.shell(command)[0] for command in (
+                "dmesg | tail -n 20", "cat /proc/interrupts", "ip -s -s link show eth0", "cat /sys/class/net/eth0/carrier",
+                "cat /proc/net/softnet_stat", "grep Udp /proc/net/snmp", "ping -c 2 -I eth0 10.0.2.2; ip -s link show eth0")]
+            raise vm.Failure("no lease: " + "\n".join([output, *known]))
+
     def network(self, host, data, forwarded):
         self.run("ip link set eth0 up")
         script = ("#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add $ip/$mask dev $interface\n"
                   "ip route add default via $router\necho nameserver $dns >/etc/resolv.conf\n")
         for number, line in enumerate(script.splitlines()):
             self.run(f"echo '{line}' {'>>' if number else '>'}/tmp/udhcpc; chmod 755 /tmp/udhcpc")
-        self.run("udhcpc -i eth0 -n -q -t 20 -s /tmp/udhcpc")
+        self.lease()
         vm.expect("the MTU", self.run("cat /sys/class/net/eth0/mtu"), "1400")
         vm.expect("the MAC address", self.run("cat /sys/class/net/eth0/address"), "52:54:00:11:22:33")
         self.run("ping -c 3 -A 10.0.2.2")
@@ -351,7 +360,9 @@ class Test:
             self.run(f"echo {device} >{driver}/bind")
         self.run("for k in $(seq 600); do [ -e /dev/vda ] && [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done")
         self.run("dd if=/dev/vda of=/dev/null bs=1M count=4 2>/dev/null")
-        self.run("ip link set eth0 up; udhcpc -i eth0 -n -q -t 20 -s /tmp/udhcpc; ping -c 2 -A 10.0.2.2")
+        self.run("ip link set eth0 up")
+        self.lease()
+        self.run("ping -c 2 -A 10.0.2.2")
         self.run("dd if=/dev/hwrng of=/dev/null bs=64 count=1 2>/dev/null")
         self.run("echo again >/dev/hvc0")
         self.ask_balloon("target 16")
