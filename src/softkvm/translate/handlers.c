@@ -29,6 +29,11 @@ void flags_from_vcpu(struct vcpu *v)
 	v->engine_hot[HOT_SAVED_FLAGS] = ((v->rflags & SAHF_FLAGS) | FLAG_FIXED) << 8 | !!(v->rflags & FLAG_OF);
 }
 
+static struct handler_counts *counts_of(struct vcpu *v)
+{
+	return &((struct vcpu_translator *)v->translator)->counts;
+}
+
 static uint64_t host_address(const struct translator *t, uint32_t cache_offset)
 {
 	return (uintptr_t)t->cache.rx + cache_offset;
@@ -200,7 +205,7 @@ static bool needs_rest(const struct insn *i)
 
 static void interpret_one(struct vcpu *v, const struct interpreted *in)
 {
-	count_one(&translator_of(v)->interpreted[in->insn.row->sem]);
+	counts_of(v)->interpreted[in->insn.row->sem]++;
 	if (needs_rest(&in->insn) && v->fpu_live)
 		fpu_leave(v);
 	v->insn = &in->insn;
@@ -233,7 +238,7 @@ static uint64_t slow_access(struct vcpu *v, const struct site *s)
 	const struct block *b = arena_at(vt->t, s->block);
 	gva_t next;
 
-	count_one(&vt->t->slow_accesses);
+	vt->counts.slow_accesses++;
 	if (s->insn) {
 		const struct interpreted *in = arena_at(vt->t, s->insn);
 
@@ -291,7 +296,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	const struct site *s = site_enter(v, offset);
 	void *p;
 
-	count_one(&t->misses);
+	counts_of(v)->misses++;
 	p = is_canonical(v, gva) && !may_fault_otherwise(s, gva) ? resolve_access(v, s, gva) : NULL;
 	if (!p)
 		return slow_access(v, s);
@@ -331,7 +336,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 	void *p = resolve_group(v, s, gva);
 	struct block *b;
 
-	count_one(&vt->t->misses);
+	vt->counts.misses++;
 	if (p && !has_flushed(v)) {
 		if (s->is_stack)
 			refill_stack(v, gva);
@@ -393,7 +398,7 @@ static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
 	const struct site *s = site_enter(v, offset);
 	uint64_t rip = rip_of(v, target);
 
-	count_one(&translator_of(v)->indirect_misses);
+	counts_of(v)->indirect_misses++;
 	branch_check(v, rip); /* raises with RIP and RSP as before the branch */
 	move_rsp(v, s, -s->rsp_adj);
 	v->rip = rip;
@@ -406,7 +411,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	const struct block *b = named(v, offset);
 
-	count_one(&translator_of(v)->entry_misses);
+	counts_of(v)->entry_misses++;
 	flags_to_vcpu(v);
 	v->rip = rip_of(v, block_va(b)); /* the block may be one of another code segment's */
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed))
@@ -431,7 +436,7 @@ static uint64_t on_fault(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	const struct site *s = site_enter(v, offset);
 
-	count_one(&translator_of(v)->host_faults);
+	counts_of(v)->host_faults++;
 	return slow_access(v, s);
 }
 

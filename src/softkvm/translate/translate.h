@@ -207,6 +207,12 @@ enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LI
 
 enum { PROBE_REFILL = 2 }; /* only make the stack's remembered entry that of the address */
 
+/* How often C had to help, by reason. */
+struct handler_counts {
+	uint64_t interpreted[SEM_COUNT]; /* by enum insn_sem */
+	uint64_t misses, slow_accesses, indirect_misses, entry_misses, host_faults;
+};
+
 struct translator { /* one per VM */
 	_Atomic uint32_t lock;
 	_Atomic bool stopping;	     /* a vCPU wants to flush: stay out */
@@ -235,18 +241,11 @@ struct translator { /* one per VM */
 	struct site nowhere;	     /* stand for what there is no room for; the block is then thrown away */
 	struct link no_link;
 	uint64_t blocks, copies, flushes, invalidated, host_bytes, guest_insns, links;
-	/* These are counted without the lock: see count_one(). */
-	uint64_t interpreted[SEM_COUNT];	 /* by enum insn_sem */
-	uint64_t misses, slow_accesses, indirect_misses, entry_misses, host_faults;
+	struct handler_counts counts;	     /* of the vCPUs that are gone */
 };
 
-/* Several vCPUs may lose a few counts. */
-static inline void count_one(uint64_t *counter)
-{
-	__atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
-}
-
 struct vcpu_translator { /* vcpu.translator */
+	struct handler_counts counts;
 	struct translator *t;
 	struct jump_cache_entry *jump_cache;
 	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
@@ -501,6 +500,8 @@ typedef uint64_t tramp_handler(struct vcpu *v, uint32_t site, uint64_t addr);
 extern tramp_handler *const tramp_handlers[TRAMP_COUNT];
 
 /* --- stats.c --- */
+/* The counts of a vCPU that goes; no other may go at the same time. */
+void stats_add(struct translator *t, const struct handler_counts *c);
 void stats_log(const struct translator *t);
 
 /* --- fault.c --- */

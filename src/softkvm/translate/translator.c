@@ -361,8 +361,10 @@ static void translate_vcpu_deinit(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 
-	if (vt)
+	if (vt) {
+		stats_add(v->vm->engine_data, &vt->counts);
 		backing_free(vt->jump_cache, JUMP_CACHE_SIZE);
+	}
 	free(vt);
 	v->translator = NULL;
 	engine_interpret.vcpu_deinit(v);
