@@ -47,7 +47,7 @@ static bool on_trap(struct frame *f)
 
 static bool wait_until(volatile unsigned *what, unsigned value)
 {
-	uint64_t end = rdtsc() + 10ull * TICKS;
+	uint64_t end = rdtsc() + 60ull * TICKS; /* a busy host may run one processor while the other holds a lock */
 
 	while (*what < value && rdtsc() < end)
 		pause();

@@ -268,14 +268,14 @@ static bool refill_stack(struct vcpu *v, gva_t gva)
  * Faults that come before the #PF of a missing page: #GP for a misaligned vector, #MF for a pending x87 exception. And
  * masked accesses, which need not fault at all.
  */
-static bool may_fault_otherwise(const struct site *s, gva_t gva)
+static bool may_fault_otherwise(const struct site *s, gva_t gva, unsigned size)
 {
 	uint16_t fsw;
 
 	if (!s->uses_unit)
 		return s->is_masked;
 	__asm__ volatile("fnstsw %0" : "=a"(fsw));
-	return fsw & 0x80 || s->is_masked || (s->size >= 16 && gva & (s->size - 1u));
+	return fsw & 0x80 || s->is_masked || (s->aligned && gva & (size - 1));
 }
 
 /* HVA of one access of the site's instruction, or NULL: the slow way. */
@@ -297,7 +297,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	void *p;
 
 	counts_of(v)->misses++;
-	p = is_canonical(v, gva) && !may_fault_otherwise(s, gva) ? resolve_access(v, s, gva) : NULL;
+	p = is_canonical(v, gva) && !may_fault_otherwise(s, gva, s->size) ? resolve_access(v, s, gva) : NULL;
 	if (!p)
 		return slow_access(v, s);
 	if (has_flushed(v))
@@ -316,7 +316,7 @@ static void *resolve_group(struct vcpu *v, const struct site *s, gva_t gva)
 	bool notify = false;
 	void *p;
 
-	if ((gva & 4095) + s->size > PAGE_SIZE || !is_canonical(v, gva) || s->uses_unit)
+	if ((gva & 4095) + s->size > PAGE_SIZE || !is_canonical(v, gva) || may_fault_otherwise(s, gva + s->own_offset, s->own_size))
 		return tlb_probe(v, kind, gva, s->size);
 	if (s->is_write && (gva & PAGE_MASK) == v->beside.tag)
 		return mmu_store_beside_code(v, gva, s->size);

@@ -42,6 +42,7 @@ struct site *site_new(struct xlat *x)
 	s->rsp_adj = x->rsp_before;
 	s->uses_unit = x->insn->i.row->attrs & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX) ||
 		       x->insn->i.row->sem == SEM_CMPXCHG16B;
+	s->aligned = x->insn->i.row->attrs & INSN_ALIGN || x->insn->i.row->sem == SEM_CMPXCHG16B;
 	if (x->block->view2)
 		s->insn = interpreted_new(x);
 	x->site_groups[x->sites] = established_groups(x);

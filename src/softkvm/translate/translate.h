@@ -121,6 +121,7 @@ struct site {
 	uint16_t own_offset;
 	bool own_write : 1, is_write : 1, is_stack : 1;
 	bool uses_unit : 1;	/* x87, MMX, SSE, CMPXCHG16B: may fault before its access does */
+	bool aligned : 1;	/* it does if its operand is not aligned to its size */
 	bool is_masked : 1;	/* parts of the access do not happen, and cannot fault */
 	bool ends : 1;		/* it is the block's last */
 	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
