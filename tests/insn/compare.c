@@ -117,6 +117,26 @@ static bool same_fault(const struct insn *i, const struct outcome *n, const stru
 	return n->error == g->error && (n->vector != VEC_PF || n->cr2 == g->cr2);
 }
 
+static bool is_outside(uint64_t address)
+{
+	return address < NATIVE_DATA || address >= NATIVE_DATA + DATA_BYTES;
+}
+
+/*
+ * Which parts of a large image a processor touches, and which of two operands first, is its own: of one that lies partly where
+ * there is no memory, one processor may see what another does not, or see #AC or #GP first.
+ */
+static bool only_order_differs(const struct results *r)
+{
+	const struct outcome *n = r->native_outcome, *g = r->emulated_outcome;
+
+	if (!r->insn || !has_loose_faults(r->insn) || n->vector == g->vector)
+		return false;
+	if (r->insn->row->sem == SEM_CMPS && (n->vector < 0 || g->vector < 0))
+		return false;
+	return (n->vector == VEC_PF && is_outside(n->cr2)) || (g->vector == VEC_PF && is_outside(g->cr2));
+}
+
 static bool compare_outcome(const struct results *r, char *what, size_t size)
 {
 	const struct outcome *n = r->native_outcome, *g = r->emulated_outcome;
@@ -153,6 +173,8 @@ static bool compare_memory(const struct results *r, char *what, size_t size)
 
 bool compare_results(const struct results *r, char *what, size_t size)
 {
+	if (only_order_differs(r))
+		return true;
 	if (!compare_outcome(r, what, size) || !compare_registers(r, what, size) ||
 	    !compare_fp(r, what, size))
 		return false;
