@@ -388,7 +388,14 @@ static void test_code_page(void **state)
 	assert_int_equal(page->generation, generation);
 	assert_int_equal(touch(0x7e, WRITE), NO_FAULT); /* its last bytes */
 	assert_int_not_equal(page->generation, generation);
-	/* Nothing is made of those bytes now, so writing them again changes nothing. */
+	/* Nothing is made of those bytes now, so writing them again ends the watch. */
+	assert_true(page->flags & CODE_PAGE_PRESENT);
+	touch(0x40, WRITE);
+	assert_false(page->flags & CODE_PAGE_PRESENT);
+	/* Beside other code it changes nothing. */
+	code_page_watch(h.v, FRAME + 0x40, 0x80, &generation);
+	touch(0x40, WRITE);
+	assert_int_not_equal(page->generation, generation);
 	generation = page->generation;
 	touch(0x40, WRITE);
 	assert_int_equal(page->generation, generation);

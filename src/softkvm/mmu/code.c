@@ -6,7 +6,8 @@
  * the slow way and end in code_written(). That compares the store with the page's marked 64-byte grains: data beside
  * code costs only the slow store; a hit changes `generation`, which makes decoded code stale, tells the engine and
  * unmarks the grain, as nothing is made of it any more. After UNWATCH_GRAINS such grains without new code the page is
- * being written anew, by a JIT compiler or as data: it is watched no longer.
+ * being written anew, by a JIT compiler or as data: it is watched no longer. Nor is one that is written when no grain is
+ * marked.
  *
  * Becoming watched against writers on other vCPUs: a writer's fill sets WRITABLE, then looks at PRESENT; the watcher
  * sets PRESENT and takes WRITABLE in one step. If that was set and the flags name one writer, which is the watcher, it
@@ -257,13 +258,30 @@ static bool page_changed(struct code_page *page, const uint8_t *page_hva, uint64
 	return unwatch;
 }
 
+bool code_page_is_unused(struct code_page *page)
+{
+	bool unused;
+
+	if (atomic_load(&page->grains))
+		return false;
+	page_lock(page);
+	unused = !atomic_load(&page->grains);
+	if (unused) {
+		atomic_store(&page->hits, 0);
+		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
+		atomic_fetch_add(&page->generation, 1);
+	}
+	page_unlock(page);
+	return unused;
+}
+
 static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uint64_t len)
 {
 	struct code_page *page = code_page_peek(slot, gpa);
 	gpa_t base = gpa & PAGE_MASK;
 	uint64_t hit;
 
-	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT))
+	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT) || code_page_is_unused(page))
 		return;
 	hit = atomic_load(&page->grains) & grain_mask(gpa, len);
 	if (!hit)
