@@ -11,9 +11,10 @@
  *
  * Becoming watched against writers on other vCPUs: a writer's fill sets WRITABLE, then looks at PRESENT; the watcher
  * sets PRESENT and takes WRITABLE in one step. If that was set and the flags name one writer, which is the watcher, it
- * drops that entry; else it has every vCPU flush its write entries, waiting for those inside guest code. A vCPU that waits here serves such requests itself, so two watchers do not wait for each
- * other. `generation` is read before PRESENT and grains are, and unwatching clears those before it counts
- * generation up: code made of a page that is unwatched meanwhile is stale.
+ * drops that entry; else it has every vCPU flush its write entries, waiting for those inside guest code. A vCPU that
+ * waits here serves such requests itself, so two watchers do not wait for each other. `generation` is read before PRESENT
+ * and grains are, and unwatching clears those before it counts generation up: code made of a page that is unwatched
+ * meanwhile is stale.
  *
  * Devices in this process call code_written(). Those in other processes cannot: the marked grains' hash is compared
  * whenever a fetch entry is made, which happens before a remapped page can run.

@@ -112,11 +112,12 @@ struct code_page {
 	_Atomic uint32_t hits;	     /* marked grains that were written since code was last made here */
 };
 enum {
-	CODE_PAGE_PRESENT = 1,	       /* writes are watched */
-	CODE_PAGE_WRITABLE = 2,	       /* some vCPU may have a write entry from before it was watched: */
-	CODE_PAGE_LOCKED = 4,	       /* spin bit of mmu/code.c */
-	CODE_PAGE_MANY_WRITERS = 8,    /* more than the one that the bits from CODE_PAGE_WRITER_SHIFT on name */
-	CODE_PAGE_WRITER_SHIFT = 8     /* index of the vCPU (8 bits), low 16 bits of the linear address's page number */
+	CODE_PAGE_PRESENT = 1,	    /* writes are watched */
+	CODE_PAGE_WRITABLE = 2,	    /* some vCPU may have a write entry from before it was watched: the one that the bits */
+				    /* from CODE_PAGE_WRITER_SHIFT on name, or CODE_PAGE_MANY_WRITERS */
+	CODE_PAGE_LOCKED = 4,	    /* spin bit of mmu/code.c */
+	CODE_PAGE_MANY_WRITERS = 8,
+	CODE_PAGE_WRITER_SHIFT = 8  /* index of the vCPU (8 bits), low 16 bits of the linear address's page number */
 };
 
 /*
