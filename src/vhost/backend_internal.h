@@ -35,6 +35,7 @@ struct ring {
 	/* Numbers that never change while rings run, so that threads may write to them at any time; see ring_set_fd(). */
 	int call_fd, err_fd;
 	_Atomic bool has_call, has_err;
+	_Atomic bool call_owed; /* the driver is to be called once there is a descriptor for it */
 };
 
 /* A cached translation is a slot of config.memory; this is what waits for one. */

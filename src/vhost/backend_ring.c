@@ -240,6 +240,7 @@ void rings_drop_fds(struct vhost_backend *b)
 
 		if (atomic_load(&r->has_call))
 			ring_set_fd(b, r->call_fd, &r->has_call, -1);
+		atomic_store(&r->call_owed, false);
 		if (atomic_load(&r->has_err))
 			ring_set_fd(b, r->err_fd, &r->has_err, -1);
 	}
@@ -382,12 +383,23 @@ int set_vring_kick(struct vhost_backend *b, struct vhost_user_message *m, struct
 	return rings_start(b);
 }
 
+/* Pairs with vhost_backend_call(): either it sees has_call, or this sees call_owed. */
+static void call_if_owed(struct ring *r)
+{
+	if (atomic_load(&r->has_call) && atomic_exchange(&r->call_owed, false))
+		eventfd_write(r->call_fd, 1);
+}
+
 int set_vring_call(struct vhost_backend *b, struct vhost_user_message *m, struct vhost_user_message *reply)
 {
 	struct ring *r;
 	int fd, err = take_ring_fd(b, m, &r, &fd);
 
-	return err ? err : ring_set_fd(b, r->call_fd, &r->has_call, fd);
+	if (!err)
+		err = ring_set_fd(b, r->call_fd, &r->has_call, fd);
+	if (!err)
+		call_if_owed(r);
+	return err;
 }
 
 int set_vring_err(struct vhost_backend *b, struct vhost_user_message *m, struct vhost_user_message *reply)
@@ -460,6 +472,9 @@ int vhost_backend_open(struct vhost_backend_ring *face, struct virtq *q)
 	if (err)
 		return err;
 	r->opened_base = virtq_stop(q);
+	/* Who had the ring before may have died between a used entry and its call, after which the driver waits for ever (EVENT_IDX). */
+	if (r->opened_base != virtq_fresh_base(q->options) || q->used_next)
+		vhost_backend_call(face);
 	return 0;
 }
 
@@ -477,8 +492,12 @@ void vhost_backend_call(struct vhost_backend_ring *face)
 {
 	struct ring *r = ring_of(face);
 
-	if (atomic_load_explicit(&r->has_call, memory_order_acquire)) /* pairs with ring_set_fd() */
+	if (atomic_load_explicit(&r->has_call, memory_order_acquire)) { /* pairs with ring_set_fd() */
 		eventfd_write(r->call_fd, 1);
+		return;
+	}
+	atomic_store(&r->call_owed, true);
+	call_if_owed(r);
 }
 
 void vhost_backend_ring_failed(struct vhost_backend_ring *face, const struct virtq *q)
