@@ -20,7 +20,7 @@
 
 enum { JUMP_CACHE_SIZE = JUMP_CACHE_ENTRIES * sizeof(struct jump_cache_entry) };
 /* Of code, in KiB; descriptions take a little more. Together the most that a VM's translations take. */
-enum { CACHE_DEFAULT = 36 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
+enum { CACHE_DEFAULT = 34 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
 
 /* --- memory --- */
 
