@@ -317,8 +317,8 @@ void *mmu_store_beside_code(struct vcpu *v, gva_t gva, unsigned size)
 	}
 	page = v->beside.page;
 	/* As if there were a write entry: who marks a grain from here on has us reach a boundary before it reads. */
-	if (!(code_page_note_writer(v, page, gva) & CODE_PAGE_PRESENT) || code_page_is_unused(page)) { /* the slow way makes an entry */
-		v->beside.tag = 1ull << 63;
+	if (!(code_page_note_writer(v, page, gva) & CODE_PAGE_PRESENT) || code_page_unwatch_unused(page)) { /* the slow way makes an entry */
+		tlb_drop_stack(v);
 		return NULL;
 	}
 	if (atomic_load(&page->grains) & grain_mask(gva, size))

@@ -238,6 +238,14 @@ static void tell_engine(struct vm *vm, gpa_t gpa, uint64_t len)
 		vm->engine->code_changed(vm, gpa, len);
 }
 
+/* Under the page's lock. The caller counts generation up afterwards. */
+static void unwatch_locked(struct code_page *page)
+{
+	atomic_store(&page->hits, 0);
+	atomic_store(&page->grains, 0);
+	atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
+}
+
 /* Bytes of these marked grains changed. Enough of it: the page is data now. Returns whether it was unwatched. */
 static bool page_changed(struct code_page *page, const uint8_t *page_hva, uint64_t grains)
 {
@@ -246,20 +254,17 @@ static bool page_changed(struct code_page *page, const uint8_t *page_hva, uint64
 
 	page_lock(page);
 	unwatch = atomic_fetch_add(&page->hits, count) + count >= UNWATCH_GRAINS;
-	if (unwatch) {
-		atomic_store(&page->hits, 0);
-		atomic_store(&page->grains, 0);
-		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
-	} else {
+	if (unwatch)
+		unwatch_locked(page);
+	else
 		atomic_fetch_and(&page->grains, ~grains);
-	}
 	page->hash = grains_hash(page_hva, atomic_load(&page->grains));
 	atomic_fetch_add(&page->generation, 1);
 	page_unlock(page);
 	return unwatch;
 }
 
-bool code_page_is_unused(struct code_page *page)
+bool code_page_unwatch_unused(struct code_page *page)
 {
 	bool unused;
 
@@ -268,8 +273,7 @@ bool code_page_is_unused(struct code_page *page)
 	page_lock(page);
 	unused = !atomic_load(&page->grains);
 	if (unused) {
-		atomic_store(&page->hits, 0);
-		atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
+		unwatch_locked(page);
 		atomic_fetch_add(&page->generation, 1);
 	}
 	page_unlock(page);
@@ -282,7 +286,7 @@ static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uin
 	gpa_t base = gpa & PAGE_MASK;
 	uint64_t hit;
 
-	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT) || code_page_is_unused(page))
+	if (!page || !(atomic_load(&page->flags) & CODE_PAGE_PRESENT) || code_page_unwatch_unused(page))
 		return;
 	hit = atomic_load(&page->grains) & grain_mask(gpa, len);
 	if (!hit)

@@ -92,8 +92,8 @@ struct code_page *code_page_of(struct mem_slot *slot, gpa_t gpa);
  * it is PRESENT there must be no entry.
  */
 uint32_t code_page_note_writer(const struct vcpu *v, struct code_page *page, gva_t gva);
-/* At a store to a watched page: nothing is made of it any more, so it is watched no longer. */
-bool code_page_is_unused(struct code_page *page);
+/* At a store to a watched page: if nothing is made of it any more, watch it no longer. Returns whether that was so. */
+bool code_page_unwatch_unused(struct code_page *page);
 /* At a fetch entry's making: did somebody change watched code unseen (a device in another process)? */
 void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const uint8_t *page_hva);
 
