@@ -86,19 +86,27 @@ struct vcpu_counts {
 	uint64_t halt_exits, hypercalls, irq_injections, nmi_injections;
 };
 
+/*
+ * Memory below each vCPU, for the frames of signals that come while translated code runs on the vCPU instead of a stack: the
+ * kernel's (11 KiB with AMX) and what the program's handlers need.
+ */
+enum { SIGNAL_ROOM = 256 << 10 };
+
 struct vcpu {
-	/* Hot: at small offsets from the translator's environment pointer (vcpu + 128). */
-	uint64_t gpr[16];
-	uint64_t rip;
-	uint64_t rflags;			/* always complete between instructions */
+	/* Hot: at small offsets from the translator's environment pointer (vcpu + 128), its stack pointer. */
+	uint64_t engine_group[8];		/* the translator's */
 	_Atomic uint64_t cont;			/* 0: leave translated code / the inner loop and look at requests */
-	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege */
 	uint64_t tlb_mask;			/* byte mask of index: (entries - 1) * 16 */
 	struct tlb_entry stack;			/* copy of the write entry of the stack's page: tlb_drop_stack() */
 	_Atomic(const uint32_t *) code_ids;	/* what blocks compare with: itlb, or without ids while cont is 0 */
-	uint64_t engine_hot[5];			/* the translator's: jump cache, saved flags... */
+	uint64_t engine_hot[3];			/* the translator's: jump cache, saved flags, room for a return address */
+	uint64_t gpr[16];
 	/* -- 256 bytes from the start up to here -- */
 
+	uint64_t engine_cold[22];		/* the translator's */
+	uint64_t rip;
+	uint64_t rflags;			/* always complete between instructions */
+	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege; see mmu.h */
 	uint32_t *itlb;				/* the active set's ITLB_ENTRIES code-page ids: see mmu/mmu.h */
 	struct x86_seg seg[SEG_COUNT];
 	struct x86_dtable gdt, idt;
@@ -178,7 +186,6 @@ struct vcpu {
 		struct code_page *page;
 	} beside;
 	struct lockstep *lockstep;		/* a trial of the engine "verify" is under way, else NULL */
-	uint64_t frame;				/* the translator's, on the host stack, while its code runs */
 	struct kvm_run *run;			/* shared page with the user */
 	struct kvm_cpuid2 *cpuid;		/* as set by KVM_SET_CPUID2 */
 	uint32_t *feature;			/* bitmap of enum insn_feature the guest was given (from cpuid) */
@@ -190,6 +197,10 @@ struct vcpu {
 	uint64_t steps;				/* instructions that the interpreter executed */
 	struct vcpu_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
 };
+
+/* A vCPU's memory, zeroed; NULL: none. Any thread (api/vcpu_memory.c). */
+struct vcpu *vcpu_memory_new(void);
+void vcpu_memory_free(struct vcpu *v);
 
 enum vcpu_run_state {
 	VCPU_OUTSIDE, /* not in KVM_RUN */

@@ -107,12 +107,11 @@ void harness_user(struct harness *h)
 
 static int add_vcpu(struct harness *h)
 {
-	struct vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
+	struct vcpu *v = vcpu_memory_new();
 	int err;
 
 	if (!v)
 		return -ENOMEM;
-	memset(v, 0, sizeof(*v));
 	v->vm = &h->vm;
 	v->counts = &v->own_counts;
 	v->run = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -174,7 +173,7 @@ void harness_free(struct harness *h)
 		fpu_deinit(v);
 	mmu_deinit(v);
 	munmap(v->run, 3 * 4096);
-	free(v);
+	vcpu_memory_free(v);
 	h->vm.engine->vm_deinit(&h->vm);
 	iobus_free(&h->vm);
 	code_table_free(slot->user, HARNESS_RAM);

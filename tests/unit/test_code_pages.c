@@ -25,7 +25,7 @@ static _Atomic bool stop;
 /* A second vCPU of the harness's VM, in the same mode. */
 static struct vcpu *add_vcpu(void)
 {
-	struct vcpu *v = aligned_alloc(64, (sizeof(*v) + 63) & ~63ul);
+	struct vcpu *v = vcpu_memory_new();
 
 	memcpy(v, h.v, sizeof(*v));
 	v->mmu = NULL;
@@ -49,7 +49,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	mmu_deinit(second);
-	free(second);
+	vcpu_memory_free(second);
 	harness_free(&h);
 	return 0;
 }

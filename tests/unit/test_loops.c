@@ -76,8 +76,18 @@ static struct harness h;
 static const struct loop *current;
 static volatile unsigned asked;
 
+/* Handlers may use some stack, whatever the interrupted code's stack pointer means. */
+static void use_stack(void)
+{
+	volatile char room[200 << 10];
+
+	for (unsigned k = 0; k < sizeof(room); k += 4096)
+		room[k] = 1;
+}
+
 static void ask(int signal)
 {
+	use_stack();
 	h.stop = true;
 	vcpu_call_out(h.v); /* more than once: the harness may be about to set it */
 	if (++asked > PATIENCE) {

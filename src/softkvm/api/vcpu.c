@@ -100,22 +100,21 @@ void vcpu_destroy(struct vcpu *v)
 	free(v->feature);
 	free(v->api->run_mask);
 	free(v->api);
-	free(v);
+	vcpu_memory_free(v);
 }
 
 static struct vcpu *vcpu_alloc(struct vm *vm, uint32_t id)
 {
-	struct vcpu *v = aligned_alloc(PAGE_SIZE, (sizeof(*v) + PAGE_SIZE - 1) & PAGE_MASK);
+	struct vcpu *v = vcpu_memory_new();
 
 	if (!v)
 		return NULL;
-	memset(v, 0, sizeof(*v));
 	v->api = calloc(1, sizeof(*v->api));
 	v->cpuid = cpuid_list_new();
 	if (!v->api || !v->cpuid) {
 		free(v->api);
 		free(v->cpuid);
-		free(v);
+		vcpu_memory_free(v);
 		return NULL;
 	}
 	v->cpuid->nent = 0;

@@ -71,6 +71,7 @@ void mmu_flush_writes(struct vcpu *v);
  * and, where segmentation matters, base and limit of the code segment. v->stack copies one write entry; it is dropped whenever a read or write
  * entry of the active set is, and when v->tlb[] changes. Its empty form gives a non-canonical HVA: no access can pass.
  */
+enum { TLB_MAX_ENTRIES = 16384, TLB_TABLE_BYTES = TLB_MAX_ENTRIES * sizeof(struct tlb_entry) /* from v->tlb[k] to v->tlb[k + 1] */ };
 enum { ITLB_ENTRIES = 4096, ITLB_FLAVOUR = ITLB_ENTRIES, ITLB_CS_BASE, ITLB_CS_LIMIT, ITLB_WORDS };
 static inline unsigned itlb_slot(gva_t gva)
 {

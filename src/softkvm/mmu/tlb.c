@@ -23,8 +23,7 @@
 
 #include "memory/backing.h"
 
-enum { SET_COUNT = TLB_SPACES + 1, TABLE_SIZE = TLB_MAX_ENTRIES * sizeof(struct tlb_entry),
-       GPAS_SIZE = TLB_MAX_ENTRIES * sizeof(gpa_t), SET_SIZE = TLB_KINDS * TABLE_SIZE + GPAS_SIZE };
+enum { SET_COUNT = TLB_SPACES + 1, GPAS_SIZE = TLB_MAX_ENTRIES * sizeof(gpa_t), SET_SIZE = TLB_KINDS * TLB_TABLE_BYTES + GPAS_SIZE };
 
 const uint32_t no_code_ids[ITLB_ENTRIES];
 
@@ -128,8 +127,8 @@ static void set_resize(struct mmu *m, struct tlb_set *set, uint64_t entries)
 static void set_init(struct mmu *m, struct tlb_set *set, uint8_t *memory)
 {
 	for (int kind = 0; kind < TLB_KINDS; kind++)
-		set->table[kind] = (struct tlb_entry *)(memory + kind * TABLE_SIZE);
-	set->fetch_gpa = (gpa_t *)(memory + TLB_KINDS * TABLE_SIZE);
+		set->table[kind] = (struct tlb_entry *)(memory + kind * TLB_TABLE_BYTES);
+	set->fetch_gpa = (gpa_t *)(memory + TLB_KINDS * TLB_TABLE_BYTES);
 	set->key = ~0ull;
 	set_resize(m, set, TLB_MIN_ENTRIES);
 }

@@ -10,7 +10,6 @@
 enum {
 	TLB_SPACES = 8,	       /* user address spaces kept per vCPU; Linux juggles six PCIDs */
 	TLB_MIN_ENTRIES = 1024, /* per table */
-	TLB_MAX_ENTRIES = 16384,
 	TLB_LOG = 1024,	       /* fills remembered for a cheap flush */
 	TLB_LARGE_WORDS = 64
 };

@@ -357,9 +357,9 @@ static void translate_indirect(struct xlat *x)
 		segmented_target_check(x);
 	}
 	if (is_call) {
-		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), ADDR);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), ADDR);
 		emit_call_push(x, next_va(x));
-		emit_load(&x->hot, 8, ADDR, mem_base(H_RSP, FRAME_TEMP));
+		emit_load(&x->hot, 8, ADDR, mem_base(ENV, ENV_COLD(COLD_TEMP)));
 	} else {
 		rsp_commit(x);
 	}

@@ -164,9 +164,9 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 	flags_from_vcpu(v);
 	move_rsp(v, s, -s->rsp_after);
 	if (s->addr_group != NO_GROUP)
-		v->engine_hot[HOT_RESULT] = ((uint64_t *)v->frame)[FRAME_GROUP / 8 + s->addr_group];
+		v->engine_cold[COLD_RESULT] = v->engine_group[s->addr_group];
 	if (s->held)
-		v->engine_hot[HOT_SCRATCH] = v->gpr[s->held];
+		v->engine_cold[COLD_SCRATCH] = v->gpr[s->held];
 	return host_address(t, s->resume);
 }
 
@@ -305,7 +305,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 	if (s->is_stack)
 		refill_stack(v, gva);
 	move_rsp(v, s, -s->rsp_adj);
-	v->engine_hot[HOT_RESULT] = (uintptr_t)p;
+	v->engine_cold[COLD_RESULT] = (uintptr_t)p;
 	return host_address(t, s->retry);
 }
 
@@ -341,7 +341,7 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 		if (s->is_stack)
 			refill_stack(v, gva);
 		move_rsp(v, s, -s->rsp_adj);
-		v->engine_hot[HOT_RESULT] = (uintptr_t)p;
+		v->engine_cold[COLD_RESULT] = (uintptr_t)p;
 		return host_address(vt->t, s->retry);
 	}
 	if (vt->t->lockstep)

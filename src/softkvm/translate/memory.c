@@ -3,10 +3,12 @@
  * Guest memory accesses in translated code: the first strategy, an inline soft TLB.
  *
  *	lea  r9,[guest ea]
- *	mov  ecx,r9d ; shr ecx,8 ; and ecx,[mask] ; add rcx,[table]
- *	xor  r9,[rcx]                page offset, if the page hits
+ *	mov  ecx,r9d ; shr ecx,8 ; and ecx,[mask]
+ *	xor  r9,[r8+rcx]             page offset, if the page hits
  *	cmp  r9,4096-size ; ja cold  miss, or the access crosses the page: one compare for both
- *	add  r9,[rcx+8]              HVA
+ *	add  r9,[r8+rcx+8]           HVA
+ *
+ * r8 is the read table; the write table is at a constant distance from it.
  *
  * Accesses through RSP look at one remembered entry, that of the stack's page, before the table. Accesses of a group
  * (group.c) share one check of their whole extent.
@@ -84,15 +86,15 @@ struct check {
 static struct host_mem tag_of(const struct check *c)
 {
 	if (c->stream != NO_STREAM)
-		return mem_base(H_RSP, FRAME_STREAM + 16 * c->stream);
-	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : mem_base(SCRATCH, 0);
+		return mem_base(ENV, ENV_COLD(COLD_STREAM + 2 * c->stream));
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : tlb_tag(c->write ? TLB_WRITE : TLB_READ);
 }
 
 static struct host_mem host_of(const struct check *c)
 {
 	if (c->stream != NO_STREAM)
-		return mem_base(H_RSP, FRAME_STREAM + 16 * c->stream + 8);
-	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : mem_base(SCRATCH, 8);
+		return mem_base(ENV, ENV_COLD(COLD_STREAM + 2 * c->stream + 1));
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : tlb_host(c->write ? TLB_WRITE : TLB_READ);
 }
 
 /* A group whose page is there, but which crosses its end: on to the plain copy. r9 is the offset in the page. */
@@ -102,29 +104,34 @@ static void cold_crossing(struct xlat *x)
 	exit_to_plain(x, 6 /* BE */);
 }
 
-static void emit_table_probe(struct emit *e, const struct check *c)
+void emit_table_index(struct emit *e, unsigned pushed)
 {
 	emit_mov(e, 4, SCRATCH, ADDR);
 	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
-	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
-	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + (c->write ? 8 * TLB_WRITE : 8 * TLB_READ)));
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask) + (int32_t)pushed));
+}
+
+static void emit_table_probe(struct emit *e, const struct check *c)
+{
+	emit_table_index(e, 0);
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(c->write ? TLB_WRITE : TLB_READ));
 	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
 }
 
 /* The stream has left its page: look in the table, and remember. Falls through with the address in r9 if it is not there. */
 static void cold_stream(struct xlat *x, const struct check *c)
 {
-	struct host_mem tag = tag_of(c), host = host_of(c), temp = mem_base(H_RSP, FRAME_TEMP + 8);
+	struct host_mem tag = tag_of(c), host = host_of(c), temp = mem_base(ENV, ENV_COLD(COLD_SPARE));
+	const enum tlb_kind kind = c->write ? TLB_WRITE : TLB_READ;
 	struct emit *e = &x->cold;
 	uint8_t *miss;
 
 	emit_table_probe(e, c);
 	miss = emit_jcc_forward(e, 7);
 	emit_store(e, 8, temp, ADDR);
-	emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
+	emit_load(e, 8, ADDR, tlb_tag(kind));
 	emit_store(e, 8, tag, ADDR);
-	emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
+	emit_load(e, 8, ADDR, tlb_host(kind));
 	emit_store(e, 8, host, ADDR);
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, temp);
 	emit_jmp_forward(e);
@@ -132,7 +139,7 @@ static void cold_stream(struct xlat *x, const struct check *c)
 	emit_patch32(e, miss, emit_here(e));
 	if (c->leader)
 		cold_crossing(x);
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(kind));
 }
 
 static struct site *cold_miss(struct xlat *x, const struct check *c)
@@ -190,7 +197,7 @@ void streams_clear(struct xlat *x)
 	if (x->stream_count)
 		emit_mov_imm(e, SCRATCH, 1ull << 63); /* as tlb_drop_stack() does: nothing passes */
 	for (unsigned k = 0; k < 2 * x->stream_count; k++)
-		emit_store(e, 8, mem_base(H_RSP, FRAME_STREAM + 8 * (int32_t)k), SCRATCH);
+		emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_STREAM + k)), SCRATCH);
 }
 
 void memory_check(struct xlat *x, unsigned size, bool write)
@@ -256,7 +263,7 @@ static bool follow(struct xlat *x, const struct access *a)
 		return false;
 	g = &x->group[a->group];
 	if (x->addr_group != a->group)
-		emit_load(&x->hot, 8, ADDR, mem_base(H_RSP, FRAME_GROUP + 8 * a->group));
+		emit_load(&x->hot, 8, ADDR, mem_base(ENV, ENV_GROUP(a->group)));
 	x->addr_group = a->group;
 	x->mem = mem_base(ADDR, (int32_t)(a->disp - g->low));
 	return true;
@@ -285,7 +292,7 @@ static void checked(struct xlat *x, const struct check *c)
 	x->addr_group = NO_GROUP;
 	if (c->leader) {
 		x->addr_group = c->leader->group;
-		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_GROUP + 8 * c->leader->group), ADDR);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_GROUP(c->leader->group)), ADDR);
 	}
 }
 

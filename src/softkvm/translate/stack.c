@@ -33,9 +33,9 @@ static bool translate_push(struct xlat *x)
 	case OPK_MEM:
 		memory_operand(x, x->word, false);
 		emit_load(&x->hot, x->word, SCRATCH, x->mem);
-		emit_store(&x->hot, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
 		memory_stack(x, -(int)x->word, x->word, true);
-		emit_load(&x->hot, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
+		emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
 		emit_store(&x->hot, x->word, x->mem, SCRATCH);
 		break;
 	default:

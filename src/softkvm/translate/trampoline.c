@@ -4,8 +4,8 @@
  * start-up, since they are full of offsets and of the register map.
  *
  * A trampoline is jumped to with the site's arena offset in ecx and, where there is one, an address in r9. It puts the
- * guest's registers into the vCPU, calls its handler and continues at the host address that the handler returns,
- * with registers, flags, r9 (HOT_RESULT) and rcx (HOT_SCRATCH) loaded again. Vector registers are left alone: handlers do not use them.
+ * guest's registers into the vCPU, calls its handler on the thread's stack and continues at the host address that the handler returns,
+ * with registers, flags, r9 (COLD_RESULT) and rcx (COLD_SCRATCH) loaded again. Vector registers are left alone: handlers do not use them.
  */
 #include "softkvm/translate/translate.h"
 
@@ -23,9 +23,10 @@ static void load_registers(struct emit *e)
 	emit_flags_load(e);
 	for (unsigned k = 0; k < sizeof(in_host); k++)
 		emit_load(e, 8, host_register[in_host[k]], mem_base(ENV, ENV_GPR(in_host[k])));
-	emit_load(e, 8, ADDR, mem_base(ENV, ENV_HOT(HOT_RESULT)));
-	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_SCRATCH)));
-	emit_jmp_mem(e, mem_base(H_RSP, FRAME_TARGET));
+	emit_load(e, 8, ADDR, mem_base(ENV, ENV_COLD(COLD_RESULT)));
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_SCRATCH)));
+	emit_load(e, 8, TLB_BASE, mem_base(ENV, ENV_OFF(tlb) + 8 * TLB_READ));
+	emit_jmp_mem(e, mem_base(ENV, ENV_COLD(COLD_TARGET)));
 }
 
 static void emit_enter(struct emit *e)
@@ -35,17 +36,17 @@ static void emit_enter(struct emit *e)
 			emit_u8(e, 0x41);
 		emit_u8(e, 0x50 | (callee_saved[k] & 7));
 	}
-	emit_alu_imm(e, 8, ALU_SUB, H_RSP, FRAME_SIZE);
-	emit_store(e, 8, mem_base(H_RSP, FRAME_VCPU), H_RDI);
-	emit_store(e, 8, mem_base(H_RSP, FRAME_TARGET), H_RSI);
+	emit_u8(e, 0x57); /* push rdi: the vCPU; the stack is aligned for calls now */
+	emit_store(e, 8, mem_base(H_RDI, ENV_BIAS + ENV_COLD(COLD_TARGET)), H_RSI);
+	emit_store(e, 8, mem_base(H_RDI, ENV_BIAS + ENV_COLD(COLD_STACK)), H_RSP);
 	emit_lea(e, 8, ENV, mem_base(H_RDI, ENV_BIAS));
-	emit_store(e, 8, mem_base(ENV, ENV_OFF(frame)), H_RSP);
 	load_registers(e);
 }
 
 static void emit_leave(struct emit *e)
 {
-	emit_alu_imm(e, 8, ALU_ADD, H_RSP, FRAME_SIZE);
+	emit_load(e, 8, H_RSP, mem_base(ENV, ENV_COLD(COLD_STACK)));
+	emit_u8(e, 0x5f); /* pop rdi */
 	for (unsigned k = sizeof(callee_saved); k-- > 0;) {
 		if (callee_saved[k] & 8)
 			emit_u8(e, 0x41);
@@ -59,30 +60,25 @@ static void emit_trampoline(struct emit *e, enum trampoline which)
 	static const uint8_t call_rax[] = { 0xff, 0xd0 };
 
 	if (which == TRAMP_LINK_HOST_FLAGS) {
-		emit_store(e, 8, mem_base(H_RSP, FRAME_TEMP), SCRATCH);
+		emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
 		emit_flags_store(e);
-		emit_load(e, 8, SCRATCH, mem_base(H_RSP, FRAME_TEMP));
+		emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
 	}
 	save_registers(e);
 	emit_lea(e, 8, H_RDI, mem_base(ENV, -ENV_BIAS));
 	emit_mov(e, 4, H_RSI, SCRATCH);
 	emit_mov(e, 8, H_RDX, ADDR);
 	emit_mov_imm(e, H_RAX, (uintptr_t)tramp_handlers[which]);
+	emit_load(e, 8, H_RSP, mem_base(ENV, ENV_COLD(COLD_STACK)));
 	emit_bytes(e, call_rax, sizeof(call_rax));
-	emit_store(e, 8, mem_base(H_RSP, FRAME_TARGET), H_RAX);
-	emit_load(e, 8, ENV, mem_base(H_RSP, FRAME_VCPU));
-	emit_lea(e, 8, ENV, mem_base(ENV, ENV_BIAS));
+	emit_load(e, 8, H_RDI, mem_base(H_RSP, 0)); /* the vCPU, by emit_enter() */
+	emit_lea(e, 8, ENV, mem_base(H_RDI, ENV_BIAS));
+	emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_TARGET)), H_RAX);
 	load_registers(e);
 }
 
-/* Address of the table's entry for r9 into rcx. */
-static void emit_table_index(struct emit *e, enum tlb_kind kind)
-{
-	emit_mov(e, 4, SCRATCH, ADDR);
-	emit_shift_imm(e, 4, SHIFT_SHR, SCRATCH, 8);
-	emit_alu_rm(e, 4, ALU_AND, SCRATCH, mem_base(ENV, ENV_OFF(tlb_mask)));
-	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_OFF(tlb) + 8 * (int32_t)kind));
-}
+/* In what is called by translated code the stack pointer is one return address lower. */
+enum { CALLED = 8 };
 
 /*
  * Called (with emit_refill_stack()'s the only calls in translated code) where the stack's remembered entry failed: look for the address in r9 in
@@ -92,25 +88,26 @@ static void emit_table_index(struct emit *e, enum tlb_kind kind)
 static void emit_probe_stack(struct emit *e, bool write)
 {
 	static const uint8_t ret[] = { 0xc3 };
+	const enum tlb_kind kind = write ? TLB_WRITE : TLB_READ;
 	uint8_t *miss;
 
-	emit_table_index(e, write ? TLB_WRITE : TLB_READ);
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_table_index(e, CALLED);
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(kind));
 	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - 8);
 	miss = emit_jcc_forward(e, 7);
 	if (write) {
-		emit_store(e, 8, mem_base(ENV, ENV_HOT(HOT_SPARE)), ADDR);
-		emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
-		emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.tag)), ADDR);
-		emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
-		emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.host)), ADDR);
-		emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(ENV, ENV_HOT(HOT_SPARE)));
+		emit_store(e, 8, mem_base(ENV, CALLED + ENV_COLD(COLD_SPARE)), ADDR);
+		emit_load(e, 8, ADDR, tlb_tag(kind));
+		emit_store(e, 8, mem_base(ENV, CALLED + ENV_OFF(stack.tag)), ADDR);
+		emit_load(e, 8, ADDR, tlb_host(kind));
+		emit_store(e, 8, mem_base(ENV, CALLED + ENV_OFF(stack.host)), ADDR);
+		emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(ENV, CALLED + ENV_COLD(COLD_SPARE)));
 	} else {
-		emit_alu_rm(e, 8, ALU_ADD, ADDR, mem_base(SCRATCH, 8));
+		emit_alu_rm(e, 8, ALU_ADD, ADDR, tlb_host(kind));
 	}
 	emit_bytes(e, ret, 1);
 	emit_patch32(e, miss, emit_here(e));
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(kind));
 	emit_alu_mem_imm(e, 8, ALU_ADD, mem_base(H_RSP, 0), 5);
 	emit_bytes(e, ret, 1);
 }
@@ -123,18 +120,18 @@ static void emit_probe_stack(struct emit *e, bool write)
 static void emit_refill_stack(struct emit *e)
 {
 	static const uint8_t ret[] = { 0xc3 };
-	struct host_mem temp = mem_base(ENV, ENV_HOT(HOT_SPARE));
+	struct host_mem temp = mem_base(ENV, CALLED + ENV_COLD(COLD_SPARE));
 	uint8_t *miss;
 
 	emit_store(e, 8, temp, ADDR);
-	emit_table_index(e, TLB_WRITE);
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, mem_base(SCRATCH, 0));
+	emit_table_index(e, CALLED);
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(TLB_WRITE));
 	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4095);
 	miss = emit_jcc_forward(e, 7);
-	emit_load(e, 8, ADDR, mem_base(SCRATCH, 0));
-	emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.tag)), ADDR);
-	emit_load(e, 8, ADDR, mem_base(SCRATCH, 8));
-	emit_store(e, 8, mem_base(ENV, ENV_OFF(stack.host)), ADDR);
+	emit_load(e, 8, ADDR, tlb_tag(TLB_WRITE));
+	emit_store(e, 8, mem_base(ENV, CALLED + ENV_OFF(stack.tag)), ADDR);
+	emit_load(e, 8, ADDR, tlb_host(TLB_WRITE));
+	emit_store(e, 8, mem_base(ENV, CALLED + ENV_OFF(stack.host)), ADDR);
 	emit_load(e, 8, ADDR, temp);
 	emit_bytes(e, ret, 1);
 	emit_patch32(e, miss, emit_here(e));

@@ -10,10 +10,13 @@
  *
  *	rax rdx rbx rbp rsi rdi r12-r15   the same guest register
  *	r10, r11                          guest RCX, guest RSP
- *	r8                                ENV = the vCPU + 128: hot fields have one-byte displacements
+ *	rsp                               ENV = the vCPU + 128: hot fields have one-byte displacements
+ *	r8                                TLB_BASE = vcpu.tlb[TLB_READ]
  *	rcx, r9                           scratch; r9 is the address, then the HVA, of a memory access
- *	rsp                               the translator's frame, constant
  *	memory                            guest R8-R11, in vcpu.gpr
+ *
+ * The stack pointer points into the vCPU, because all other registers have more to do. Below the vCPU is room for the
+ * frames of signals (SIGNAL_ROOM; the 128 bytes below the pointer they leave alone); C runs on the thread's own stack.
  *
  * A block has three entries, in this order in memory:
  *	checked   from anywhere: asks, by one comparison, whether the vCPU may go on and the block's page is still mapped where it was
@@ -36,17 +39,20 @@
 #include "softkvm/translate/emit.h"
 #include "x86/insn_row.h"
 
-enum { ENV = H_R8, SCRATCH = H_RCX, ADDR = H_R9, GUEST_RCX = H_R10, GUEST_RSP = H_R11, ENV_BIAS = 128 };
+enum { ENV = H_RSP, TLB_BASE = H_R8, SCRATCH = H_RCX, ADDR = H_R9, GUEST_RCX = H_R10, GUEST_RSP = H_R11, ENV_BIAS = 128 };
 #define ENV_OFF(field) ((int32_t)offsetof(struct vcpu, field) - ENV_BIAS)
 
-/* vcpu.engine_hot[] */
-enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */, HOT_RESULT, HOT_SPARE, HOT_SCRATCH };
+/* vcpu.engine_hot[]; the last of them is where a CALL in translated code puts its return address */
+enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */ };
 #define ENV_HOT(n) (ENV_OFF(engine_hot) + 8 * (int32_t)(n))
+_Static_assert(offsetof(struct vcpu, engine_hot[2]) == ENV_BIAS - 8, "under the stack pointer");
+/* vcpu.engine_cold[] */
+enum { COLD_STREAM = 0 /* 8 TLB entries of a loop */, COLD_TEMP = 16, COLD_RESULT, COLD_SPARE, COLD_SCRATCH, COLD_TARGET,
+       COLD_STACK /* the thread's */, COLD_WORDS };
+_Static_assert(sizeof(((struct vcpu *)0)->engine_cold) == 8 * COLD_WORDS, "vcpu.h");
+#define ENV_COLD(n) (ENV_OFF(engine_cold) + 8 * (int32_t)(n))
+#define ENV_GROUP(n) (ENV_OFF(engine_group) + 8 * (int32_t)(n))
 #define ENV_GPR(r) (ENV_OFF(gpr) + 8 * (int32_t)(r))
-
-/* The frame of translated code on the host's stack, offsets from rsp. */
-enum { FRAME_GROUP = 0 /* 8 saved HVAs */, FRAME_STREAM = 64 /* 8 TLB entries of a loop */, FRAME_TEMP = 192 /* 2 temporaries */,
-       FRAME_VCPU = 208, FRAME_TARGET = 216, FRAME_SIZE = 232 };
 
 /* Block flavour bits: what of the vCPU's state the code of a block depends on. */
 enum {
@@ -198,7 +204,7 @@ struct access_group {
 	int64_t low, high; /* extent */
 	unsigned members;
 	bool write;
-	bool established; /* its HVA is in the frame */
+	bool established; /* its HVA is in vcpu.engine_group */
 };
 enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff, MAX_STREAMS = 8, NO_STREAM = 0xff };
 
@@ -424,6 +430,17 @@ void emit_flags_load(struct emit *e);	 /* saved_flags -> host flags; destroys SC
 void emit_flags_store(struct emit *e);	 /* host flags -> saved_flags; destroys SCRATCH */
 
 /* --- memory.c --- */
+/* Of the TLB entry that SCRATCH holds the index of. */
+static inline struct host_mem tlb_tag(enum tlb_kind kind)
+{
+	return mem_index(TLB_BASE, SCRATCH, 0, kind * (int32_t)TLB_TABLE_BYTES);
+}
+static inline struct host_mem tlb_host(enum tlb_kind kind)
+{
+	return mem_index(TLB_BASE, SCRATCH, 0, kind * (int32_t)TLB_TABLE_BYTES + 8);
+}
+/* Index in bytes for the address in ADDR into SCRATCH. pushed: bytes on the stack. */
+void emit_table_index(struct emit *e, unsigned pushed);
 /* Make x->mem the host's operand for the memory operand. */
 void memory_operand(struct xlat *x, unsigned size, bool write);
 /* The same for [guest RSP + disp]. */
@@ -490,7 +507,7 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 void exit_to_plain(struct xlat *x, unsigned cc);
 void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
-/* RFLAGS as PUSHF shows it, from its two homes, into FRAME_TEMP; VM and RF are zero. Flags are saved. */
+/* RFLAGS as PUSHF shows it, from its two homes, into COLD_TEMP; VM and RF are zero. Flags are saved. */
 void emit_flags_word(struct xlat *x);
 /* Where to jump for having the current instruction interpreted. RSP is committed and living flags are saved there. */
 const uint8_t *cold_interpreter(struct xlat *x);
