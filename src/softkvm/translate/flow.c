@@ -176,6 +176,10 @@ static void translate_jcc(struct xlat *x)
 	unsigned cc = i->opcode & 15;
 
 	flags_need(x);
+	if (x->insn->follow) {
+		side_exit(x, cc ^ 1, next);
+		return;
+	}
 	if (last && in_page(x, target) && target <= insn_va(x)) {
 		rsp_commit(x);
 		side_exit(x, cc ^ 1, next);

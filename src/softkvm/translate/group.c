@@ -13,7 +13,8 @@
  * for itself (memory.c). A block whose groups keep failing is translated anew without any.
  *
  * In a block that is a loop of itself, addresses that move by a small constant each time round (or not at all) are
- * streams: each remembers the TLB entry it used last, which serves it for many rounds.
+ * streams: each remembers the TLB entry it used last, which serves it for many rounds. That is dear to begin with: rounds
+ * that an unrolled loop begins with (superblock.c) have none.
  *
  * An HVA that is kept lives until the block's end at most, and not across instructions that the interpreter executes.
  */
@@ -257,7 +258,7 @@ static void streams_find(struct xlat *x, const struct walk_state *w)
 	uint32_t seen = 0;
 
 	for (struct access *a = x->access; a < x->access + x->access_count && x->stream_count < MAX_STREAMS; a++) {
-		if (a->group != NO_GROUP && seen & 1u << a->group)
+		if (a->insn < x->loop_at || (a->group != NO_GROUP && seen & 1u << a->group))
 			continue;
 		if (a->group != NO_GROUP)
 			seen |= 1u << a->group;
@@ -280,7 +281,7 @@ void groups_find(struct xlat *x)
 		note_stack(x, &w, k);
 		step(&w, &x->t->insns[k].i);
 	}
-	if (is_own_loop(x) && !x->t->lockstep)
+	if (is_own_loop(x))
 		streams_find(x, &w);
 }
 

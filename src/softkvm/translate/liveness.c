@@ -124,7 +124,7 @@ void liveness_compute(struct xlat *x)
 		struct tinsn *ti = &insns[k];
 
 		if (k < x->count - 1 && ti->i.row->branch == BR_COND)
-			live |= alive_at(x, branch_target(x->view, &ti->i, ti->at));
+			live |= alive_at(x, ti->follow ? x->view->va + ti->at + ti->i.len : branch_target(x->view, &ti->i, ti->at));
 		ti->live = live;
 		live = (uint16_t)((live & ~flags_killed(&ti->i)) | insn_flags_read(&ti->i)) & FLAGS_STATUS;
 	}

@@ -3,8 +3,13 @@
  * Which instructions make a block: from its start straight on, past conditional branches (their taken side is a side
  * exit) and through direct jumps forward, until something ends it: any other branch, an instruction after which the
  * run loop must look, the page's end, a path that comes back, or the length limit. All of it lies in one guest page.
+ *
+ * A short loop whose accesses move by small constants is unrolled: the same accesses of several rounds are one group, with
+ * one check (group.c). The first half of the rounds is gone through once, and the other again and again.
  */
 #include "softkvm/translate/translate.h"
+
+enum { UNROLLED_INSNS = 48, UNROLLED_ROUNDS = 8 };
 
 static bool ends_block(const struct insn *i)
 {
@@ -117,16 +122,37 @@ bool superblock_decode_crossing(struct xlat *x, uint16_t offset)
 		bytes[k] = __atomic_load_n(offset + k < 4096 ? &x->view->hva[offset + k] : &second->hva[offset + k - 4096],
 					   __ATOMIC_RELAXED);
 	x->count = 1;
+	x->loop_at = 0;
 	ti->at = offset;
 	ti->follow = false;
 	return insn_decode(&ti->i, bytes, INSN_MAX_LEN, x->view->flavour & FLAVOUR_MODE) == INSN_OK &&
 	       is_for_us(x->view, &ti->i, offset);
 }
 
+/* A loop that is the block: more rounds of it behind the first, if that saves checks. */
+static void unroll(struct xlat *x)
+{
+	unsigned body = x->count, rounds = UNROLLED_INSNS / body;
+
+	if (rounds < 2 || !is_own_loop(x))
+		return;
+	groups_find(x);
+	if (!x->stream_count)
+		return;
+	if (rounds > UNROLLED_ROUNDS)
+		rounds = UNROLLED_ROUNDS;
+	x->loop_at = rounds / 2 * body;
+	x->t->insns[body - 1].follow = true;
+	for (; x->count < rounds * body; x->count++)
+		x->t->insns[x->count] = x->t->insns[x->count - body];
+	x->t->insns[x->count - 1].follow = false;
+}
+
 unsigned superblock_decode(struct xlat *x, uint16_t offset)
 {
 	int at = offset;
 
+	x->loop_at = 0;
 	for (x->count = 0; x->count < TRANSLATE_MAX_INSNS && at >= 0 && at < 4096; x->count++) {
 		struct tinsn *ti = &x->t->insns[x->count];
 
@@ -138,7 +164,9 @@ unsigned superblock_decode(struct xlat *x, uint16_t offset)
 		at = next_offset(x->view, ti);
 	}
 	/* A followed jump must be followed by its target. */
-	if (x->count)
+	if (x->count) {
 		x->t->insns[x->count - 1].follow = false;
+		unroll(x);
+	}
 	return x->count;
 }

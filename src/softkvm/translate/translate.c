@@ -186,6 +186,19 @@ static bool save_faults(struct xlat *x)
 	return f;
 }
 
+/* Where loop_back() goes: nothing is kept, flags are in the host's, guest RSP is up to date. */
+static void begin_loop(struct xlat *x)
+{
+	rsp_commit(x);
+	x->flags_saved = false;
+	x->held_at = NULL;
+	groups_forget(x);
+	streams_clear(x);
+	emit_align(&x->hot, 16, 0);
+	if (!x->t->lockstep)
+		x->loop_head = emit_here(&x->hot);
+}
+
 bool translate_block(struct xlat *x)
 {
 	struct tinsn *last = &x->t->insns[x->count - 1];
@@ -198,11 +211,6 @@ bool translate_block(struct xlat *x)
 	else
 		emit_entries(x, saved);
 	x->loop_head = NULL;
-	if (x->stream_count) {
-		streams_clear(x);
-		emit_align(&x->hot, 16, 0);
-		x->loop_head = emit_here(&x->hot);
-	}
 	x->flags_in_host = !saved;
 	x->flags_saved = saved;
 	x->rsp_adj = 0;
@@ -211,6 +219,8 @@ bool translate_block(struct xlat *x)
 	x->block->insns = (uint8_t)x->count;
 	for (unsigned k = 0; k < x->count; k++) {
 		x->insn = &x->t->insns[k];
+		if (k == x->loop_at && x->stream_count)
+			begin_loop(x);
 		translate_one(x);
 	}
 	if (!x->ended) {

@@ -189,7 +189,7 @@ struct tinsn {
 	struct insn i;
 	uint16_t at;	/* page offset */
 	uint16_t live;	/* status flags alive after it */
-	bool follow;	/* a direct jump whose target is the next instruction here */
+	bool follow;	/* a direct jump or branch whose target is the next instruction here */
 };
 
 /* A memory access of the block, its address as roots and a constant: see group.c. */
@@ -276,6 +276,7 @@ struct xlat {
 	const uint8_t *interpreter; /* in the cold part: has the current instruction interpreted; NULL: not there yet */
 	struct tinsn *insn; /* the one being translated */
 	unsigned count;
+	unsigned loop_at; /* in a block that is a loop of itself: the instruction that it goes back to */
 	bool flags_in_host, flags_saved; /* where the guest's status flags are, if alive */
 	int16_t rsp_adj;		 /* pending change of guest RSP */
 	int16_t rsp_before;		 /* the same at the start of the instruction */
