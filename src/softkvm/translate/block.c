@@ -70,13 +70,14 @@ void view_put(struct translator *t, struct code_view *w)
 		view_free(t, w);
 }
 
-void view_forget_crossing(struct code_view *w, const struct block *b)
+void view_forget_crossing(struct translator *t, struct code_view *w, struct block *b)
 {
-	for (struct block **p = &w->crossing; *p; p = &(*p)->crossing_next)
-		if (*p == b) {
-			*p = b->crossing_next;
-			return;
-		}
+	uint32_t *p = &w->crossing;
+
+	while (*p && block_at(t, *p) != b)
+		p = &block_at(t, *p)->crossing_next;
+	if (*p)
+		*p = b->crossing_next;
 }
 
 static struct code_view *view_new(struct translator *t, const struct fetched *f)
@@ -104,14 +105,14 @@ static struct code_view *view_new(struct translator *t, const struct fetched *f)
 	return w;
 }
 
-static struct block **block_bucket(struct code_view *w, unsigned offset)
+static uint32_t *block_bucket(struct code_view *w, unsigned offset)
 {
 	return &w->blocks[(offset ^ offset >> 6) & 63];
 }
 
-static struct block *block_find(struct code_view *w, struct code_view *second, unsigned offset, bool plain)
+static struct block *block_find(struct translator *t, struct code_view *w, struct code_view *second, unsigned offset, bool plain)
 {
-	for (struct block *b = *block_bucket(w, offset); b; b = b->next)
+	for (struct block *b = block_at(t, *block_bucket(w, offset)); b; b = block_at(t, b->next))
 		if (b->offset == offset && b->view2 == second && b->plain == plain)
 			return b;
 	return NULL;
@@ -120,7 +121,7 @@ static struct block *block_find(struct code_view *w, struct code_view *second, u
 /* --- making --- */
 
 /* A signal handler looks into the order: the block is there before it counts. */
-static void order_add(struct region *r, struct block *b)
+static void order_add(struct region *r, uint32_t b)
 {
 	uint32_t n = atomic_load_explicit(&r->order_count, memory_order_relaxed);
 
@@ -133,14 +134,14 @@ static void publish(struct translator *t, struct block *b, struct code_view *sec
 {
 	struct code_view *w = b->view;
 
-	order_add(t->filling, b);
+	order_add(t->filling, arena_offset(t, b));
 	w->refs++;
 	b->next = *block_bucket(w, b->offset);
-	*block_bucket(w, b->offset) = b;
+	*block_bucket(w, b->offset) = arena_offset(t, b);
 	if (second) {
 		second->refs++;
 		b->crossing_next = second->crossing;
-		second->crossing = b;
+		second->crossing = arena_offset(t, b);
 	}
 	t->blocks++;
 	atomic_fetch_add_explicit(&t->published, 1, memory_order_release); /* pairs with named() in handlers.c */
@@ -154,10 +155,10 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 	struct xlat x;
 
 	*full = !region_fill(t, w, offset);
-	if (*full || !(b = arena_alloc(t, sizeof(*b))))
+	if (*full || !(b = arena_alloc(t, sizeof(*b), 8)))
 		return NULL;
 	b->view = w;
-	b->offset = (uint16_t)offset;
+	b->offset = offset & 4095;
 	x.t = t;
 	x.v = v;
 	x.block = b;
@@ -172,8 +173,9 @@ static struct block *block_make(struct vcpu *v, struct translator *t, struct cod
 		return NULL;
 	liveness_compute(&x);
 	codecache_begin(&t->cache, &t->filling->space, &x.hot, &x.cold, BLOCK_ROOM);
+	b->cold_start = (uint32_t)(x.cold.p - t->cache.rw);
 	copy_prepare(t, &x);
-	if (!translate_block(&x))
+	if (!translate_block(&x) || t->filling->used - arena_offset(t, b) > MOST_DESCRIPTION)
 		return NULL;
 	codecache_commit(&t->cache, &t->filling->space, &x.hot, &x.cold);
 	copy_note(t, &x);
@@ -190,7 +192,7 @@ static struct block *copy_made_elsewhere(struct vcpu *v, struct translator *t, s
 		return NULL;
 	for (const struct code_view *other = *view_bucket(t, w->gpa); other && !b; other = other->hash_next)
 		if (other != w && other->gpa == w->gpa && other->hva == w->hva && other->flavour == w->flavour && copy_is_possible(t, other))
-			b = block_find((struct code_view *)other, NULL, offset, plain);
+			b = block_find(t, (struct code_view *)other, NULL, offset, plain);
 	if (!b || !b->reloc_count)
 		return NULL;
 	*full = !region_fill(t, w, offset);
@@ -224,7 +226,7 @@ static struct block *find_or_make(struct vcpu *v, struct translator *t, unsigned
 	bool full = true;
 
 	if (w && (w2 || !second)) {
-		b = block_find(w, w2, offset, plain);
+		b = block_find(t, w, w2, offset, plain);
 		if (!b && !w2)
 			b = copy_made_elsewhere(v, t, w, offset, plain, &full);
 		if (!b)
@@ -325,12 +327,12 @@ static void patch_rel32(struct translator *t, uint32_t at, const uint8_t *target
 
 static uint32_t entry_of(const struct block *b, enum link_entry entry)
 {
-	return entry == LINK_STRAIGHT ? b->straight : entry == LINK_SAVED ? b->saved : b->checked;
+	return entry == LINK_STRAIGHT ? block_straight(b) : entry == LINK_SAVED ? b->code_start + b->saved : block_checked(b);
 }
 
 void block_link(struct translator *t, struct link *l, struct block *to)
 {
-	const struct block *from = arena_at(t, l->from);
+	const struct block *from = link_block(l);
 
 	if (l->to || from->dead || to->dead)
 		return;
@@ -342,7 +344,7 @@ void block_link(struct translator *t, struct link *l, struct block *to)
 	to->in = arena_offset(t, l);
 	if (l->in_next)
 		link_at(t, l->in_next)->in_prev = to->in;
-	patch_rel32(t, l->rel32, t->cache.rx + entry_of(to, l->entry));
+	patch_rel32(t, link_rel32(l), t->cache.rx + entry_of(to, l->entry));
 	t->links++;
 }
 
@@ -366,7 +368,7 @@ static void unlink_incoming(struct translator *t, struct block *b)
 	for (struct link *l = link_at(t, b->in); l; l = link_at(t, next)) {
 		next = l->in_next;
 		l->to = l->in_next = l->in_prev = 0;
-		patch_rel32(t, l->rel32, t->cache.rx + l->stub);
+		patch_rel32(t, link_rel32(l), t->cache.rx + link_stub(l));
 	}
 	b->in = 0;
 }
@@ -376,7 +378,7 @@ static void unlink_incoming(struct translator *t, struct block *b)
 static void block_kill(struct translator *t, struct block *b)
 {
 	__atomic_store_n(&b->dead, true, __ATOMIC_RELAXED);
-	patch32(t, b->id_at, NO_VIEW);
+	patch32(t, b->code_start + b->id_at, NO_VIEW);
 	unlink_incoming(t, b);
 	t->invalidated++;
 }
@@ -388,34 +390,34 @@ static uint64_t grains_of(unsigned offset, uint64_t len)
 	return (~0ull << first) & (~0ull >> (63 - last));
 }
 
-static void bucket_remove(struct block *b)
+static void bucket_remove(struct translator *t, struct block *b)
 {
-	struct block **p = block_bucket(b->view, b->offset);
+	uint32_t *p = block_bucket(b->view, b->offset);
 
-	while (*p != b)
-		p = &(*p)->next;
+	while (*p != arena_offset(t, b))
+		p = &block_at(t, *p)->next;
 	*p = b->next;
 }
 
 void block_remove(struct translator *t, struct block *b)
 {
 	__atomic_store_n(&b->dead, true, __ATOMIC_RELAXED);
-	bucket_remove(b);
+	bucket_remove(t, b);
 	unlink_incoming(t, b);
 }
 
 static void view_invalidate(struct translator *t, struct code_view *w, uint64_t grains)
 {
-	for (struct block *b = grains & 1 ? w->crossing : NULL; b; b = b->crossing_next)
+	for (struct block *b = block_at(t, grains & 1 ? w->crossing : 0); b; b = block_at(t, b->crossing_next))
 		if (!b->dead) {
-			bucket_remove(b);
+			bucket_remove(t, b);
 			block_kill(t, b);
 		}
 	if (grains & 1)
-		w->crossing = NULL;
+		w->crossing = 0;
 	for (unsigned k = 0; k < sizeof(w->blocks) / sizeof(w->blocks[0]); k++)
-		for (struct block **p = &w->blocks[k]; *p;) {
-			struct block *b = *p;
+		for (uint32_t *p = &w->blocks[k]; *p;) {
+			struct block *b = block_at(t, *p);
 
 			if (b->grains & grains) {
 				*p = b->next;
@@ -481,7 +483,7 @@ void block_ungroup(struct vcpu *v, struct block *b)
 	translator_lock(t, v);
 	if (!b->dead && !b->view2) {
 		t->ungrouped[bit / 8] |= (uint8_t)(1u << (bit % 8));
-		bucket_remove(b);
+		bucket_remove(t, b);
 		block_kill(t, b);
 	}
 	translator_unlock(t);
@@ -490,15 +492,17 @@ void block_ungroup(struct vcpu *v, struct block *b)
 struct block *block_by_code(struct translator *t, uint32_t at)
 {
 	const struct region *r = region_of_code(t, at);
+	struct block *b;
 	uint32_t low = 0, count = r ? atomic_load_explicit(&r->order_count, memory_order_acquire) : 0, high = count;
 
 	while (low < high) {
 		uint32_t mid = (low + high) / 2;
 
-		if (r->order[mid]->code_end <= at)
+		if (block_code_end(block_at(t, r->order[mid])) <= at)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < count && r->order[low]->code_start <= at ? r->order[low] : NULL;
+	b = low < count ? block_at(t, r->order[low]) : NULL;
+	return b && b->code_start <= at ? b : NULL;
 }

@@ -41,48 +41,20 @@ void copy_note(struct translator *t, struct xlat *x)
 	unsigned size = t->relocs.count * (unsigned)sizeof(struct reloc);
 	struct reloc *relocs;
 
-	b->cold_start = (uint32_t)(t->relocs.piece[1] - t->cache.rx);
-	b->cold_end = (uint32_t)(x->cold.p - t->cache.rw);
-	relocs = t->relocs.incomplete ? NULL : arena_alloc(t, size);
+	relocs = t->relocs.incomplete ? NULL : arena_alloc(t, size, 4);
 	if (!relocs)
 		return;
 	copy_bytes(relocs, t->relocs.reloc, size);
-	b->relocs = arena_offset(t, relocs);
+	b->relocs = (uint16_t)thing_of(b, relocs);
 	b->reloc_count = (uint16_t)t->relocs.count;
-	b->description = (uint32_t)t->filling->used - arena_offset(t, b);
+	b->description = (uint16_t)thing_of(b, t->arena.base + t->filling->used);
 }
 
 /* How far everything moves; offsets wrap. */
 struct shift {
-	const struct block *from;
 	uint32_t hot, cold, arena;
 	uint64_t va;
 };
-
-static bool is_cold(const struct shift *s, uint32_t at)
-{
-	return at >= s->from->cold_start && at < s->from->cold_end;
-}
-
-/* A cache offset of the original's code, or 0. */
-static uint32_t moved(const struct shift *s, uint32_t at)
-{
-	return at ? at + (is_cold(s, at) ? s->cold : s->hot) : 0;
-}
-
-/* An arena offset in the original's description, or 0. */
-static uint32_t moved_thing(const struct shift *s, uint32_t offset)
-{
-	return offset ? offset + s->arena : 0;
-}
-
-static void mend_site(const struct shift *s, struct site *site)
-{
-	site->block += s->arena;
-	site->retry = moved(s, site->retry);
-	site->resume = moved(s, site->resume);
-	site->insn = moved_thing(s, site->insn);
-}
 
 static void mend(const struct translator *t, const struct shift *s, struct block *b, const struct reloc *r)
 {
@@ -108,48 +80,25 @@ static void mend(const struct translator *t, const struct shift *s, struct block
 	case RELOC_SLOT:
 		put_le32(at, itlb_slot(b->view->va) * 4);
 		break;
-	case RELOC_SITE:
-		mend_site(s, (struct site *)((uint64_t *)b + r->at));
-		break;
 	}
 }
 
 /* A link of the original may be made: the copy's jump goes to its stub again. */
-static void mend_link(const struct translator *t, const struct shift *s, struct block *b, struct link *l)
+static void mend_link(const struct translator *t, struct link *l)
 {
-	l->from = arena_offset(t, b);
+	uint32_t rel32 = link_rel32(l);
+
 	l->to = l->in_next = l->in_prev = 0;
-	l->out_next = moved_thing(s, l->out_next);
-	l->target += s->va;
-	l->rel32 = moved(s, l->rel32);
-	l->stub = moved(s, l->stub);
-	put_le32(t->cache.rw + l->rel32, l->stub - (l->rel32 + 4));
+	put_le32(t->cache.rw + rel32, link_stub(l) - (rel32 + 4));
 }
 
-static void mend_description(const struct translator *t, const struct shift *s, struct block *b, struct code_view *w)
+static void mend_description(const struct shift *s, struct block *b, struct code_view *w)
 {
-	struct fault_entry *f;
-
 	b->view = w;
-	b->next = b->crossing_next = NULL;
-	b->in = 0;
-	b->out = moved_thing(s, b->out);
-	b->checked = moved(s, b->checked);
-	b->saved = moved(s, b->saved);
-	b->straight = moved(s, b->straight);
+	b->next = b->crossing_next = b->in = 0;
 	b->code_start += s->hot;
-	b->code_end += s->hot;
 	b->cold_start += s->cold;
-	b->cold_end += s->cold;
-	b->id_at += s->hot;
-	b->faults = moved_thing(s, b->faults);
-	b->relocs = moved_thing(s, b->relocs);
 	b->group_failures = 0;
-	f = arena_at(t, b->faults);
-	for (unsigned k = 0; k < b->fault_count; k++) {
-		f[k].start += s->hot;
-		f[k].site += s->arena;
-	}
 }
 
 /* The original's grains are watched; that they still are is for the page's record to say. */
@@ -164,8 +113,9 @@ static void watch_grains(struct vcpu *v, const struct block *b)
 
 struct block *block_copy(struct vcpu *v, struct translator *t, const struct block *from, struct code_view *w)
 {
-	struct block *b = arena_alloc(t, from->description);
-	struct shift s = { .from = from };
+	unsigned description = from->description * THING;
+	struct block *b = arena_alloc(t, description, 8);
+	struct shift s;
 	const struct reloc *relocs;
 	struct emit hot, cold;
 
@@ -177,18 +127,18 @@ struct block *block_copy(struct vcpu *v, struct translator *t, const struct bloc
 	s.cold = (uint32_t)(cold.p - t->cache.rw) - from->cold_start;
 	s.arena = arena_offset(t, b) - arena_offset(t, from);
 	s.va = w->va - from->view->va;
-	copy_bytes(b, from, from->description);
-	copy_bytes(hot.p, t->cache.rw + from->code_start, from->code_end - from->code_start);
-	copy_bytes(cold.p, t->cache.rw + from->cold_start, from->cold_end - from->cold_start);
-	hot.p += from->code_end - from->code_start;
-	cold.p += from->cold_end - from->cold_start;
-	mend_description(t, &s, b, w);
-	relocs = arena_at(t, b->relocs);
+	copy_bytes(b, from, description);
+	copy_bytes(hot.p, t->cache.rw + from->code_start, from->code_size);
+	copy_bytes(cold.p, t->cache.rw + from->cold_start, from->cold_size);
+	hot.p += from->code_size;
+	cold.p += from->cold_size;
+	mend_description(&s, b, w);
+	relocs = block_thing(b, b->relocs);
 	for (unsigned k = 0; k < b->reloc_count; k++)
 		mend(t, &s, b, &relocs[k]);
-	for (struct link *l = link_at(t, b->out); l; l = link_at(t, l->out_next))
-		mend_link(t, &s, b, l);
-	put_le32(t->cache.rw + b->id_at, w->id);
+	for (struct link *l = block_thing(b, b->out); l; l = link_next(l))
+		mend_link(t, l);
+	put_le32(t->cache.rw + b->code_start + b->id_at, w->id);
 	watch_grains(v, b);
 	codecache_commit(&t->cache, &t->filling->space, &hot, &cold);
 	return b;

@@ -252,12 +252,6 @@ void emit_reloc(struct reloc_log *log, const uint8_t *at, enum reloc_kind kind)
 		log_reloc(log, (uint32_t)(at - log->piece[piece]), kind, piece == 1);
 }
 
-/* In the arena. */
-void emit_reloc_site(struct reloc_log *log, uint32_t distance)
-{
-	log_reloc(log, distance / 8, RELOC_SITE, false);
-}
-
 /* A rel32 at an executable address. */
 static void log_rel32(struct reloc_log *log, const uint8_t *at, const uint8_t *target)
 {

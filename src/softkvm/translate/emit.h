@@ -25,8 +25,7 @@ enum reloc_kind {
 	RELOC_TO_HOT, RELOC_TO_COLD, RELOC_TO_FIXED, /* rel32 from one piece to the other, or out */
 	RELOC_NAME,				     /* imm32: arena offset of something of the block's */
 	RELOC_VA,				     /* imm64: guest linear address that moves with the block's */
-	RELOC_SLOT,				     /* disp32: the block's place among code ids */
-	RELOC_SITE				     /* `at`: where in the block's description a site is, in units of 8 bytes */
+	RELOC_SLOT				     /* disp32: the block's place among code ids */
 };
 struct reloc {
 	uint16_t at;
@@ -51,7 +50,6 @@ struct emit {
 
 /* The bytes at an executable address depend on the place as `kind` says. */
 void emit_reloc(struct reloc_log *log, const uint8_t *at, enum reloc_kind kind);
-void emit_reloc_site(struct reloc_log *log, uint32_t distance); /* a site so many bytes into the block's description */
 
 /* A memory operand: [base + index * scale + disp]. index H_NONE: none; base H_NONE: absolute disp32. */
 struct host_mem {

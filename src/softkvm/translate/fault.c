@@ -22,10 +22,10 @@ void fault_note(struct xlat *x, const uint8_t *start)
 	}
 	s = site_new(x);
 	f = &x->fault[x->faults++];
-	f->start = (uint32_t)(start - x->t->cache.rw);
+	f->start = (uint16_t)(start - x->t->cache.rw - x->block->code_start);
 	f->size = (uint8_t)(x->hot.p - start);
 	f->flags_in_host = x->flags_in_host;
-	f->site = arena_offset(x->t, s);
+	f->site = s->thing;
 }
 
 void fault_thread(struct vcpu *v)
@@ -38,20 +38,19 @@ struct vcpu *fault_thread_vcpu(void)
 	return running;
 }
 
-static const struct fault_entry *find_entry(struct translator *t, uint32_t at)
+static const struct fault_entry *find_entry(const struct block *b, uint32_t at)
 {
-	const struct block *b = block_by_code(t, at);
-	const struct fault_entry *f = b ? arena_at(t, b->faults) : NULL;
+	const struct fault_entry *f = b ? block_thing(b, b->faults) : NULL;
 
-	for (uint32_t k = 0; b && k < b->fault_count; k++)
-		if (at - f[k].start < f[k].size)
+	for (uint32_t k = 0; f && k < b->fault_count; k++)
+		if (at - b->code_start - f[k].start < f[k].size)
 			return &f[k];
 	return NULL;
 }
 
-static uint64_t site_rip(const struct translator *t, const struct site *s)
+static uint64_t site_rip(const struct site *s)
 {
-	const struct code_view *w = ((const struct block *)arena_at(t, s->block))->view;
+	const struct code_view *w = site_block(s)->view;
 
 	return view_rip(w, w->va + s->at);
 }
@@ -60,29 +59,37 @@ uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip)
 {
 	struct translator *t = translator_of(v);
 	const struct fault_entry *f;
+	const struct block *b;
+	uint32_t at;
 
 	if (!codecache_holds(&t->cache, (void *)host_ip))
 		return 0;
-	f = find_entry(t, (uint32_t)((uint8_t *)host_ip - t->cache.rx));
-	return f ? site_rip(t, arena_at(t, f->site)) : 0;
+	at = (uint32_t)((uint8_t *)host_ip - t->cache.rx);
+	b = block_by_code(t, at);
+	f = find_entry(b, at);
+	return f ? site_rip(block_thing(b, f->site)) : 0;
 }
 
 bool fault_redirect(uint64_t *rip, uint64_t *rcx, uint64_t flags)
 {
 	const struct fault_entry *f;
+	const struct block *b;
 	struct translator *t;
+	uint32_t at;
 
 	if (!running)
 		return false;
 	t = translator_of(running);
 	if (!codecache_holds(&t->cache, (void *)*rip))
 		return false;
-	f = find_entry(t, (uint32_t)((uint8_t *)*rip - t->cache.rx));
+	at = (uint32_t)((uint8_t *)*rip - t->cache.rx);
+	b = block_by_code(t, at);
+	f = find_entry(b, at);
 	if (!f)
 		return false;
 	if (f->flags_in_host)
 		running->engine_hot[HOT_SAVED_FLAGS] = (flags & 0xff) << 8 | !!(flags & FLAG_OF);
-	*rcx = f->site;
+	*rcx = arena_offset(t, block_thing(b, f->site));
 	*rip = (uintptr_t)t->tramp[TRAMP_FAULT];
 	return true;
 }

@@ -14,16 +14,16 @@
 
 static struct link *link_new(struct xlat *x, gva_t target, enum link_entry entry)
 {
-	struct link *l = arena_alloc(x->t, sizeof(*l));
+	struct link *l = arena_alloc(x->t, sizeof(*l), 4);
 
 	if (!l) {
 		x->overflow = true;
 		return &x->t->no_link;
 	}
-	l->from = arena_offset(x->t, x->block);
+	l->thing = thing_of(x->block, l);
 	l->out_next = x->block->out;
-	x->block->out = arena_offset(x->t, l);
-	l->target = target;
+	x->block->out = l->thing;
+	l->target = (int32_t)(target - x->view->va);
 	l->entry = entry;
 	return l;
 }
@@ -33,7 +33,7 @@ static const uint8_t *emit_stub(struct xlat *x, struct emit *e, struct link *l)
 {
 	const uint8_t *stub = emit_here(e);
 
-	l->stub = (uint32_t)(e->p - x->t->cache.rw);
+	l->stub = (uint16_t)(e->p - x->t->cache.rw - x->block->cold_start);
 	emit_name(x, e, l);
 	emit_jmp(e, x->t->tramp[l->entry == LINK_STRAIGHT ? TRAMP_LINK_HOST_FLAGS : TRAMP_LINK]);
 	return stub;
@@ -41,7 +41,8 @@ static const uint8_t *emit_stub(struct xlat *x, struct emit *e, struct link *l)
 
 static void note_rel32(struct xlat *x, struct emit *e, struct link *l)
 {
-	l->rel32 = (uint32_t)(e->p - 4 - x->t->cache.rw);
+	l->is_cold = e == &x->cold;
+	l->rel32 = (uint16_t)(e->p - 4 - x->t->cache.rw - (l->is_cold ? x->block->cold_start : x->block->code_start));
 }
 
 static bool in_page(const struct xlat *x, gva_t target)
@@ -70,12 +71,16 @@ static gva_t target_va(const struct xlat *x)
 	return branch_target(x->view, &x->insn->i, x->insn->at);
 }
 
-/* May the direct branch go where it goes? Else the interpreter raises #GP at it. */
+/*
+ * May the direct branch go where it goes? Else the interpreter raises #GP at it. That takes those, too, that go so far
+ * that a link cannot say it.
+ */
 static bool is_good_target(const struct xlat *x)
 {
 	gva_t target = target_va(x);
+	int64_t distance = (int64_t)(target - x->view->va);
 
-	return x->word == 8 ? is_canonical(x->v, target) : view_rip(x->view, target) <= x->view->cs_limit;
+	return x->word == 8 ? is_canonical(x->v, target) && distance == (int32_t)distance : view_rip(x->view, target) <= x->view->cs_limit;
 }
 
 /* How to enter `target`, given where flags are; saves them if they must be. */
@@ -113,7 +118,7 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t va)
 	note_rel32(x, e, l);
 	if (poll) {
 		emit_patch8(e, poll, emit_here(e));
-		emit_jmp(e, x->t->cache.rx + l->stub);
+		emit_jmp(e, x->t->cache.rx + x->block->cold_start + l->stub);
 	}
 }
 

@@ -63,7 +63,7 @@ static uint64_t block_rip(const struct block *b)
 
 static void remember(struct vcpu *v, const struct block *b)
 {
-	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), translator_of(v)->cache.rx + b->checked };
+	*jump_cache_slot(v, block_va(b)) = (struct jump_cache_entry){ block_va(b), translator_of(v)->cache.rx + block_checked(b) };
 }
 
 /* Go on in translated code at v->rip, or leave if that is for others to do. */
@@ -91,13 +91,13 @@ static uint64_t go_on(struct vcpu *v)
 	}
 	remember(v, b);
 	flags_from_vcpu(v);
-	return host_address(translator_of(v), b->straight);
+	return host_address(translator_of(v), block_straight(b));
 }
 
 /* Guest RSP is what r11 holds + a constant that its block knows. */
 static void move_rsp(struct vcpu *v, const struct site *s, int64_t by)
 {
-	const struct block *b = arena_at(translator_of(v), s->block);
+	const struct block *b = site_block(s);
 
 	uint32_t flavour = b->view->flavour;
 	uint64_t rsp = v->gpr[RSP] + (uint64_t)by;
@@ -133,9 +133,8 @@ static void *named(const struct vcpu *v, uint32_t offset)
 /* Registers as they are before the site's instruction. */
 static const struct site *site_enter(struct vcpu *v, uint32_t offset)
 {
-	struct translator *t = translator_of(v);
 	const struct site *s = named(v, offset);
-	const struct block *b = arena_at(t, s->block);
+	const struct block *b = site_block(s);
 
 	flags_to_vcpu(v);
 	move_rsp(v, s, s->rsp_adj);
@@ -156,7 +155,7 @@ static bool has_flushed(const struct vcpu *v)
 static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 {
 	struct translator *t = translator_of(v);
-	const struct block *b = arena_at(t, s->block);
+	const struct block *b = site_block(s);
 
 	if (s->ends || !s->resume || v->rip != next || __atomic_load_n(&b->dead, __ATOMIC_RELAXED) || v->shadow ||
 	    !v->fpu_live || has_flushed(v) || !atomic_load_explicit(&v->cont, memory_order_relaxed))
@@ -167,7 +166,7 @@ static uint64_t resume(struct vcpu *v, const struct site *s, gva_t next)
 		v->engine_cold[COLD_RESULT] = v->engine_group[s->addr_group];
 	if (s->held)
 		v->engine_cold[COLD_SCRATCH] = v->gpr[s->held];
-	return host_address(t, s->resume);
+	return host_address(t, b->code_start + s->resume);
 }
 
 /* Does its semantics look at vector state, or call code that may use vector registers? */
@@ -222,7 +221,7 @@ static void interpret_one(struct vcpu *v, const struct interpreted *in)
 static uint64_t on_interpret(struct vcpu *v, uint32_t offset, uint64_t addr)
 {
 	const struct site *s = site_enter(v, offset);
-	const struct interpreted *in = arena_at(translator_of(v), s->insn);
+	const struct interpreted *in = block_thing(site_block(s), s->insn);
 	gva_t next = next_rip(v, in);
 
 	if (translator_of(v)->lockstep && verify_is_apart(&in->insn))
@@ -235,12 +234,12 @@ static uint64_t on_interpret(struct vcpu *v, uint32_t offset, uint64_t addr)
 static uint64_t slow_access(struct vcpu *v, const struct site *s)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
-	const struct block *b = arena_at(vt->t, s->block);
+	const struct block *b = site_block(s);
 	gva_t next;
 
 	vt->counts.slow_accesses++;
 	if (s->insn) {
-		const struct interpreted *in = arena_at(vt->t, s->insn);
+		const struct interpreted *in = block_thing(b, s->insn);
 
 		next = next_rip(v, in);
 		interpret_one(v, in);
@@ -306,7 +305,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 		refill_stack(v, gva);
 	move_rsp(v, s, -s->rsp_adj);
 	v->engine_cold[COLD_RESULT] = (uintptr_t)p;
-	return host_address(t, s->retry);
+	return host_address(t, site_block(s)->code_start + s->retry);
 }
 
 /* The HVA for a group's whole extent if that can be had; tries the leading access alone, which may raise its fault. */
@@ -342,11 +341,11 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 			refill_stack(v, gva);
 		move_rsp(v, s, -s->rsp_adj);
 		v->engine_cold[COLD_RESULT] = (uintptr_t)p;
-		return host_address(vt->t, s->retry);
+		return host_address(vt->t, site_block(s)->code_start + s->retry);
 	}
 	if (vt->t->lockstep)
 		return leave(v);
-	b = arena_at(vt->t, s->block);
+	b = (struct block *)site_block(s);
 	if (__atomic_add_fetch(&b->group_failures, 1, __ATOMIC_RELAXED) == MANY_GROUP_FAILURES)
 		block_ungroup(v, b);
 	b = block_get_plain(v, v->rip);
@@ -354,7 +353,15 @@ static uint64_t on_group(struct vcpu *v, uint32_t offset, uint64_t gva)
 		vt->single = !b;
 		return leave(v);
 	}
-	return host_address(translator_of(v), b->straight);
+	return host_address(translator_of(v), block_straight(b));
+}
+
+static gva_t link_target(const struct link *l)
+{
+	const struct code_view *w = link_block(l)->view;
+	gva_t target = w->va + (gva_t)l->target;
+
+	return (w->flavour & FLAVOUR_MODE) == MODE_64 ? target : (uint32_t)target;
 }
 
 static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
@@ -364,7 +371,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	struct block *b;
 
 	flags_to_vcpu(v);
-	v->rip = v->insn_rip = view_rip(((const struct block *)arena_at(vt->t, l->from))->view, l->target);
+	v->rip = v->insn_rip = view_rip(link_block(l)->view, link_target(l));
 	if (!atomic_load_explicit(&v->cont, memory_order_relaxed) || vt->t->lockstep)
 		return leave(v);
 	branch_check(v, v->rip); /* the path has run out of what is canonical, or of its segment */
@@ -376,7 +383,7 @@ static uint64_t on_link(struct vcpu *v, uint32_t offset, uint64_t addr)
 	translator_lock(vt->t, v);
 	block_link(vt->t, l, b);
 	translator_unlock(vt->t);
-	return host_address(translator_of(v), b->straight);
+	return host_address(translator_of(v), block_straight(b));
 }
 
 /* Enter at v->rip from an indirect branch, and remember how. */
@@ -390,7 +397,7 @@ static uint64_t enter_remembering(struct vcpu *v)
 		return leave(v);
 	}
 	remember(v, b);
-	return host_address(translator_of(v), b->straight);
+	return host_address(translator_of(v), block_straight(b));
 }
 
 static uint64_t on_indirect(struct vcpu *v, uint32_t offset, uint64_t target)
@@ -418,7 +425,7 @@ static uint64_t on_entry(struct vcpu *v, uint32_t offset, uint64_t addr)
 		return leave(v); /* that was what `checked` wanted to know */
 	vcpu_use_code_ids(v); /* whoever called out may have been late: then that is over */
 	if (!translator_of(v)->want_flush && block_is_current(v, b))
-		return host_address(translator_of(v), b->straight);
+		return host_address(translator_of(v), block_straight(b));
 	return enter_remembering(v);
 }
 

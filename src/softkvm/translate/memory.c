@@ -19,7 +19,7 @@
  */
 #include "softkvm/translate/translate.h"
 
-enum { MAX_DELTA = 4096 };
+enum { MAX_DELTA = 4096, MOST_SIZE = 1023 /* that a site can say */ };
 
 static uint8_t established_groups(const struct xlat *x)
 {
@@ -32,14 +32,13 @@ static uint8_t established_groups(const struct xlat *x)
 
 struct site *site_new(struct xlat *x)
 {
-	struct site *s = arena_alloc(x->t, sizeof(*s));
+	struct site *s = arena_alloc(x->t, sizeof(*s), 4);
 
 	if (!s || x->sites == 4) {
 		x->overflow = true;
 		return &x->t->nowhere;
 	}
-	s->block = arena_offset(x->t, x->block);
-	emit_reloc_site(&x->t->relocs, arena_offset(x->t, s) - s->block);
+	s->thing = (uint16_t)thing_of(x->block, s);
 	s->at = x->insn->at;
 	s->rsp_adj = x->rsp_before;
 	s->uses_unit = x->insn->i.row->attrs & (INSN_X87 | INSN_MMX | INSN_SSE | INSN_VEX) ||
@@ -52,13 +51,18 @@ struct site *site_new(struct xlat *x)
 	return s;
 }
 
+static uint16_t hot_offset(const struct xlat *x)
+{
+	return (uint16_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+}
+
 void sites_finish(struct xlat *x)
 {
 	for (unsigned k = 0; k < x->sites; k++) {
-		x->site[k]->resume = (uint32_t)(x->hot.p - x->t->cache.rw);
+		x->site[k]->resume = hot_offset(x);
 		x->site[k]->rsp_after = x->rsp_adj;
 		x->site[k]->addr_group = x->addr_group;
-		x->site[k]->held = (uint8_t)slot_held(x);
+		x->site[k]->held = slot_held(x) & 15;
 		/*
 		 * Nothing to resume at; or a group that a later access of the instruction leads, whose HVA nobody would have
 		 * kept if the interpreter executed the whole instruction.
@@ -148,13 +152,14 @@ static struct site *cold_miss(struct xlat *x, const struct check *c)
 	struct site *s = site_new(x);
 
 	x->probe_rel32 = 0;
-	s->size = (uint16_t)c->size;
+	s->size = c->size & MOST_SIZE;
+	x->overflow |= c->size > MOST_SIZE;
 	s->is_write = c->write;
 	s->is_stack = c->stack;
 	s->is_masked = x->insn->i.row->attrs & INSN_MASKED;
 	if (c->leader) {
-		s->own_size = c->leader->size;
-		s->own_offset = (uint16_t)c->own_offset;
+		s->own_size = c->leader->size & 127;
+		s->own_offset = (unsigned)c->own_offset & MOST_SIZE;
 		s->own_write = c->leader->write;
 		cold_crossing(x);
 	}
@@ -185,7 +190,7 @@ static void emit_check(struct xlat *x, const struct check *c)
 	emit_jcc(e, 7, emit_here(&x->cold));
 	s = cold_miss(x, c);
 	emit_alu_rm(e, 8, ALU_ADD, ADDR, host_of(c));
-	s->retry = (uint32_t)(e->p - x->t->cache.rw);
+	s->retry = hot_offset(x);
 	if (x->probe_rel32)
 		emit_patch32(&x->cold, x->t->cache.rw + x->probe_rel32, c->stack && c->leader ? again : emit_here(e));
 }

@@ -58,12 +58,13 @@ static void fade_traces(struct translator *t)
 
 /* --- memory --- */
 
-void *arena_alloc(struct translator *t, unsigned size)
+void *arena_alloc(struct translator *t, unsigned size, unsigned alignment)
 {
 	struct region *r = t->filling;
-	uint64_t at = r->used, *p;
+	uint64_t at = (r->used + alignment - 1) & ~(uint64_t)(alignment - 1);
+	uint32_t *p;
 
-	size = (size + 7) & ~7u;
+	size = (size + THING - 1) & ~(THING - 1u);
 	if (at + size > r->end)
 		return NULL;
 	while (at + size > r->ready) {
@@ -72,9 +73,9 @@ void *arena_alloc(struct translator *t, unsigned size)
 		backing_populate(t->arena.base + r->ready, step);
 		r->ready += step;
 	}
-	r->used += size;
-	p = (uint64_t *)(t->arena.base + at);
-	for (unsigned k = 0; k < size / 8; k++)
+	r->used = at + size;
+	p = (uint32_t *)(t->arena.base + at);
+	for (unsigned k = 0; k < size / sizeof(*p); k++)
 		p[k] = 0;
 	return p;
 }
@@ -179,11 +180,11 @@ static void forget_block(struct translator *t, struct block *b)
 		leave_trace(t, b);
 		block_remove(t, b);
 	}
-	for (struct link *l = link_at(t, b->out); l; l = link_at(t, l->out_next))
+	for (struct link *l = block_thing(b, b->out); l; l = link_next(l))
 		link_cut(t, l);
 	view_put(t, b->view);
 	if (b->view2) {
-		view_forget_crossing(b->view2, b);
+		view_forget_crossing(t, b->view2, b);
 		view_put(t, b->view2);
 	}
 }
@@ -191,7 +192,7 @@ static void forget_block(struct translator *t, struct block *b)
 static void empty_region(struct translator *t, struct region *r)
 {
 	for (uint32_t k = 0; k < r->order_count; k++)
-		forget_block(t, r->order[k]);
+		forget_block(t, block_at(t, r->order[k]));
 	rewind_region(r);
 	r->state = REGION_FREE;
 	t->flushes++;

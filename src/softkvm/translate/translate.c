@@ -23,23 +23,29 @@ void emit_va(struct xlat *x, unsigned dst, gva_t va)
 		e->log->incomplete = true;
 }
 
+/* This place of the hot code, not far behind its start. */
+static uint8_t entry_here(const struct xlat *x)
+{
+	return (uint8_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+}
+
 enum { CHECK_SIZE = 20, FLAGS_LOAD_SIZE = 14 }; /* bytes of the checked entry's comparison, and of emit_flags_load() */
 
 /*
- * Is view `w` the one at its linear page now? Returns the cache offset of the id compared with, which can be patched. `pad`
+ * Is view `w` the one at its linear page now? Returns where the id compared with is, from code_start, which can be patched. `pad`
  * prefixes make the jump longer.
  */
-static uint32_t emit_view_check(struct xlat *x, const struct code_view *w, unsigned pad)
+static uint8_t emit_view_check(struct xlat *x, const struct code_view *w, unsigned pad)
 {
 	struct emit *e = &x->hot;
-	uint32_t id_at;
+	uint8_t id_at;
 
 	emit_align_patch(e, 6);
 	emit_u8(e, 0x81); /* cmp dword [rcx + disp32], imm32 */
 	emit_u8(e, 0xb9);
 	emit_reloc(e->log, emit_here(e), RELOC_SLOT);
 	emit_u32(e, itlb_slot(w->va) * 4);
-	id_at = (uint32_t)(e->p - x->t->cache.rw);
+	id_at = entry_here(x);
 	emit_u32(e, w->id);
 	while (pad--)
 		emit_u8(e, 0x2e);
@@ -49,16 +55,12 @@ static uint32_t emit_view_check(struct xlat *x, const struct code_view *w, unsig
 	return id_at;
 }
 
-static uint32_t entry_here(const struct xlat *x, const struct emit *e)
-{
-	return (uint32_t)(e->p - x->t->cache.rw);
-}
-
 /* In a block that wants its flags in saved_flags, `straight` is a detour: it puts them there. */
 static void straight_saves(struct xlat *x)
 {
-	x->block->saved = entry_here(x, &x->hot);
-	x->block->straight = entry_here(x, &x->cold);
+	x->block->saved = entry_here(x);
+	x->block->straight = (uint16_t)(x->cold.p - x->t->cache.rw - x->block->cold_start);
+	x->block->straight_is_cold = true;
 	emit_flags_store(&x->cold);
 	emit_jmp(&x->cold, emit_here(&x->hot));
 }
@@ -71,10 +73,10 @@ static void emit_crossing_entries(struct xlat *x)
 
 	emit_align(e, 16, 2);
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->straight = entry_here(x, e);
+	b->straight = entry_here(x);
 	emit_flags_store(e);
 	emit_align(e, 4, 2);
-	b->checked = b->saved = entry_here(x, e);
+	b->checked = b->saved = entry_here(x);
 	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
 	b->id_at = emit_view_check(x, x->view, 0);
 	emit_view_check(x, b->view2, 0);
@@ -94,17 +96,17 @@ static void emit_entries(struct xlat *x, bool saved)
 
 	emit_align(e, 16, CHECK_SIZE + pad + (loads ? FLAGS_LOAD_SIZE : 0));
 	b->code_start = (uint32_t)(e->p - x->t->cache.rw);
-	b->checked = entry_here(x, e);
+	b->checked = entry_here(x);
 	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_OFF(code_ids)));
 	b->id_at = emit_view_check(x, x->view, pad);
 	if (saved) {
 		straight_saves(x);
 		return;
 	}
-	b->saved = entry_here(x, e);
+	b->saved = entry_here(x);
 	if (loads)
 		emit_flags_load(e);
-	b->straight = entry_here(x, e);
+	b->straight = entry_here(x);
 }
 
 static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline which)
@@ -113,9 +115,9 @@ static void emit_site_jump(struct xlat *x, const struct site *s, enum trampoline
 	emit_jmp(&x->hot, x->t->tramp[which]);
 }
 
-uint32_t interpreted_new(struct xlat *x)
+uint16_t interpreted_new(struct xlat *x)
 {
-	struct interpreted *in = arena_alloc(x->t, sizeof(*in));
+	struct interpreted *in = arena_alloc(x->t, sizeof(*in), 8);
 
 	if (!in) {
 		x->overflow = true;
@@ -123,7 +125,7 @@ uint32_t interpreted_new(struct xlat *x)
 	}
 	in->insn = x->insn->i;
 	in->run = choose_handler(x->v, &in->insn);
-	return arena_offset(x->t, in);
+	return (uint16_t)thing_of(x->block, in);
 }
 
 void emit_interpret(struct xlat *x, bool ends)
@@ -178,11 +180,11 @@ static bool save_faults(struct xlat *x)
 	x->block->fault_count = (uint8_t)x->faults;
 	if (!x->faults)
 		return true;
-	f = arena_alloc(x->t, x->faults * (unsigned)sizeof(*f));
+	f = arena_alloc(x->t, x->faults * (unsigned)sizeof(*f), 4);
 	for (unsigned k = 0; f && k < x->faults; k++)
 		f[k] = x->fault[k];
 	if (f)
-		x->block->faults = arena_offset(x->t, f);
+		x->block->faults = (uint16_t)thing_of(x->block, f);
 	return f;
 }
 
@@ -227,9 +229,10 @@ bool translate_block(struct xlat *x)
 		rsp_commit(x);
 		exit_direct(x, &x->hot, x->view->va + last->at + last->i.len);
 	}
-	x->block->code_end = (uint32_t)(x->hot.p - x->t->cache.rw);
+	x->block->code_size = (uint16_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+	x->block->cold_size = (uint16_t)(x->cold.p - x->t->cache.rw - x->block->cold_start);
 	x->block->insns = (uint8_t)x->count;
 	x->t->guest_insns += x->count;
-	x->t->host_bytes += x->block->code_end - x->block->code_start;
+	x->t->host_bytes += x->block->code_size;
 	return save_faults(x) && !x->overflow && !x->hot.overflow && !x->cold.overflow;
 }

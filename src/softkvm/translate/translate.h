@@ -79,58 +79,65 @@ struct code_view {
 	uint32_t cs_base, cs_limit; /* of segmented code; else 0 and the most */
 	uint32_t refs;		    /* blocks, dead ones too, that name it; without any it goes */
 	struct code_page *page;
-	struct block *blocks[64]; /* living ones, by their offset */
-	struct block *crossing;	  /* those that begin on the page before with an instruction that ends here; dead ones, too */
+	uint32_t blocks[64]; /* living ones, by their offset */
+	uint32_t crossing;   /* those that begin on the page before with an instruction that ends here; dead ones, too */
 };
 
-/* There are very many: things in the arena name each other by offset, 0 for none; so do code addresses, in the cache. */
+/*
+ * A block lies in the arena, what describes it behind it, and its code in two pieces of the cache, hot and cold. There are
+ * very many, so all of that is as small as can be. Blocks name each other by their arena offsets, 0 for none; inside a
+ * block things are named by their distance from it (its "things", in units of THING) or from the start of a piece.
+ */
+enum { THING = 4, MOST_DESCRIPTION = 60 << 10 /* 14 bits of things, and room for relocations */ };
 struct block {
 	struct code_view *view;
-	struct block *next;	/* of the same bucket */
 	struct code_view *view2; /* of an instruction that crosses the page: it is the block's only one; else NULL */
-	struct block *crossing_next;
-	uint64_t grains;		     /* 64-byte pieces of the page that the block depends on */
-	uint32_t checked, saved, straight;   /* entries */
-	uint32_t in, out;		     /* links that jump here; its own */
-	uint32_t code_start, code_end;	     /* its hot bytes */
-	uint32_t cold_start, cold_end;
-	uint32_t faults, relocs;	     /* arrays */
-	uint32_t id_at;			     /* the view id that `checked` compares */
-	uint32_t description;		     /* bytes that describe it in the arena, from this struct on */
+	uint64_t grains;	 /* 64-byte pieces of the page that the block depends on */
+	uint32_t next;		 /* of the same bucket */
+	uint32_t crossing_next;
+	uint32_t in;			     /* links that jump here: the first's arena offset */
+	uint32_t code_start, cold_start;     /* its pieces, */
+	uint16_t code_size, cold_size;	     /* and their bytes */
+	uint16_t out, faults, relocs;	     /* things: its first link, arrays */
+	uint16_t description;		     /* all of it in the arena, from this struct on, in units of THING */
+	uint16_t straight;		     /* entry: from cold_start if straight_is_cold, else from code_start */
+	uint8_t checked, saved, id_at;	     /* from code_start: entries, the view id that `checked` compares */
+	uint8_t insns;			     /* guest instructions, the longest way through */
 	uint16_t reloc_count;		     /* 0: it cannot be copied */
-	uint16_t offset;		     /* of its first instruction in the page */
+	uint16_t offset : 12;		     /* of its first instruction in the page */
+	bool straight_is_cold : 1;
+	bool plain : 1;			     /* no shared address checks */
 	uint16_t flags_in;		     /* status flags it may read before writing them */
 	uint16_t group_failures;	     /* times that C could not give a group its HVA */
 	uint8_t fault_count;
-	uint8_t insns;			     /* guest instructions, the longest way through */
-	bool dead, plain; /* dead: written under the lock, atomically; plain: no shared address checks */
+	bool dead; /* written under the lock, atomically */
 };
 
 /* Where in a block a host fault can come from. */
 struct fault_entry {
-	uint32_t start;	    /* code cache offset of the host instruction(s) */
-	uint32_t site;	    /* arena offset: what to interpret */
+	uint16_t start; /* of the host instruction(s), from code_start */
+	uint16_t site;	/* thing: what to interpret */
 	uint8_t size;
 	bool flags_in_host;
 };
 
 /* A place in translated code that calls a trampoline; named by its arena offset. */
 struct site {
-	uint32_t block;		/* arena offset */
-	uint32_t retry, resume; /* code cache offsets; 0: none */
-	uint16_t at;		/* page offset of the guest instruction */
+	uint16_t thing;		/* itself */
+	uint16_t retry, resume; /* from code_start; 0: none */
+	uint16_t insn;		/* thing, a struct interpreted; 0: decode it again */
 	int16_t rsp_adj;	/* guest RSP is r11 + this before the instruction, */
 	int16_t rsp_after;	/* and after it */
-	uint16_t size;		/* of the access or the group's extent */
-	uint8_t held;		/* guest register that SCRATCH holds afterwards; 0: none */
-	uint8_t own_size, addr_group; /* of the group's first access; group whose HVA r9 holds afterwards */
-	uint16_t own_offset;
+	uint32_t at : 12;	/* page offset of the guest instruction */
+	uint32_t size : 10;	/* of the access or the group's extent */
+	uint32_t own_offset : 10, own_size : 7; /* of the group's first access */
+	uint32_t held : 4;	 /* guest register that SCRATCH holds afterwards; 0: none */
+	uint32_t addr_group : 4; /* group whose HVA r9 holds afterwards */
 	bool own_write : 1, is_write : 1, is_stack : 1;
 	bool uses_unit : 1;	/* x87, MMX, SSE, CMPXCHG16B: may fault before its access does */
 	bool aligned : 1;	/* it does if its operand is not aligned to its size */
 	bool is_masked : 1;	/* parts of the access do not happen, and cannot fault */
 	bool ends : 1;		/* it is the block's last */
-	uint32_t insn;		/* arena offset of a struct interpreted; 0: decode it again */
 };
 
 /* An instruction that translated code has the interpreter execute. */
@@ -141,15 +148,17 @@ struct interpreted {
 
 /* A direct jump out of a block. */
 struct link {
-	gva_t target;
-	uint32_t from, to;	   /* blocks */
+	int32_t target;		   /* from its block's view->va, modulo 2^32 in code that is not 64-bit */
+	uint32_t to;		   /* a block, while it is linked */
 	uint32_t in_next, in_prev; /* among those to `to` */
-	uint32_t out_next;	   /* of `from` */
-	uint32_t rel32; /* cache offset of the displacement to patch */
-	uint32_t stub;	/* cache offset it points to while unlinked */
-	uint8_t entry;	/* enum link_entry */
-	bool plain;
+	uint16_t rel32;		   /* the displacement to patch: from cold_start if is_cold, else from code_start */
+	uint16_t stub;		   /* where it points to while unlinked, from cold_start */
+	uint32_t thing : 14;	   /* itself */
+	uint32_t out_next : 14;	   /* thing, the block's next link */
+	uint32_t entry : 2;	   /* enum link_entry */
+	bool is_cold : 1, plain : 1;
 };
+_Static_assert(sizeof(struct block) == 72 && sizeof(struct site) == 20 && sizeof(struct link) == 24, "there are very many");
 enum link_entry { LINK_STRAIGHT, LINK_SAVED, LINK_CHECKED };
 
 struct arena {
@@ -163,7 +172,7 @@ enum region_state { REGION_FREE, REGION_OPEN, REGION_CLOSED };
 struct region {
 	struct code_space space;
 	uint64_t start, end, used, ready; /* in the arena */
-	struct block **order;		  /* its blocks by address of their hot code */
+	uint32_t *order;		  /* its blocks by address of their hot code */
 	_Atomic uint32_t order_count;
 	enum region_state state;
 	enum generation generation;
@@ -206,7 +215,7 @@ struct access_group {
 	bool write;
 	bool established; /* its HVA is in vcpu.engine_group */
 };
-enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 0xff, MAX_STREAMS = 8, NO_STREAM = 0xff };
+enum { MAX_ACCESSES = 96, MAX_GROUPS = 8, NO_GROUP = 15, MAX_STREAMS = 8, NO_STREAM = 0xff };
 
 /* Trampolines' C functions, by what called. They return the host address to continue at. */
 enum trampoline { TRAMP_MISS, TRAMP_GROUP, TRAMP_INTERPRET, TRAMP_LINK, TRAMP_LINK_HOST_FLAGS, TRAMP_INDIRECT, TRAMP_ENTRY, TRAMP_POLL,
@@ -236,7 +245,7 @@ struct translator { /* one per VM */
 	uint64_t trace[2][TRACE_BITS / 64];
 	unsigned fresh_trace;
 	enum generation wanted;		     /* what a region is to be emptied for */
-	struct block **order;		     /* memory of the regions' */
+	uint32_t *order;		     /* memory of the regions' */
 	uint32_t next_id;
 	_Atomic uint32_t published;	     /* counts blocks: release behind each, acquire where they are looked at */
 	_Atomic bool want_flush;	     /* full: empty a region when nobody is inside */
@@ -312,6 +321,54 @@ static inline struct link *link_at(const struct translator *t, uint32_t offset)
 {
 	return offset ? arena_at(t, offset) : NULL;
 }
+static inline struct block *block_at(const struct translator *t, uint32_t offset)
+{
+	return offset ? arena_at(t, offset) : NULL;
+}
+/* Something of the block's own. */
+static inline void *block_thing(const struct block *b, unsigned thing)
+{
+	return thing ? (uint8_t *)b + thing * THING : NULL;
+}
+static inline unsigned thing_of(const struct block *b, const void *p)
+{
+	return (unsigned)((const uint8_t *)p - (const uint8_t *)b) / THING;
+}
+static inline const struct block *site_block(const struct site *s)
+{
+	return (const void *)((const uint8_t *)s - s->thing * THING);
+}
+static inline struct block *link_block(const struct link *l)
+{
+	return (void *)((uint8_t *)l - l->thing * THING);
+}
+static inline struct link *link_next(const struct link *l)
+{
+	return block_thing(link_block(l), l->out_next);
+}
+/* Cache offsets. */
+static inline uint32_t link_rel32(const struct link *l)
+{
+	const struct block *b = link_block(l);
+
+	return (l->is_cold ? b->cold_start : b->code_start) + l->rel32;
+}
+static inline uint32_t link_stub(const struct link *l)
+{
+	return link_block(l)->cold_start + l->stub;
+}
+static inline uint32_t block_code_end(const struct block *b)
+{
+	return b->code_start + b->code_size;
+}
+static inline uint32_t block_checked(const struct block *b)
+{
+	return b->code_start + b->checked;
+}
+static inline uint32_t block_straight(const struct block *b)
+{
+	return (b->straight_is_cold ? b->cold_start : b->code_start) + b->straight;
+}
 /* A vCPU that waits for the lock does meanwhile what others may wait for it to do. v NULL: no vCPU thread. */
 void translator_lock(struct translator *t, struct vcpu *v);
 void translator_unlock(struct translator *t);
@@ -371,7 +428,7 @@ struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 void block_remove(struct translator *t, struct block *b); /* a living one, for good */
 void link_cut(struct translator *t, struct link *link);			   /* it leaves its target's list; its code is not touched */
 void view_put(struct translator *t, struct code_view *w);
-void view_forget_crossing(struct code_view *w, const struct block *b);
+void view_forget_crossing(struct translator *t, struct code_view *w, struct block *b);
 
 /* --- region.c, under the lock --- */
 void regions_init(struct translator *t);
@@ -380,7 +437,8 @@ bool region_fill(struct translator *t, const struct code_view *w, unsigned offse
 struct region *region_of_code(struct translator *t, uint32_t cache_offset); /* any thread; of hot code, or NULL */
 void regions_make_room(struct translator *t, struct vm *vm); /* all vCPUs are outside */
 /* Memory of the region being filled: zeroed, 8-byte aligned; NULL: full. */
-void *arena_alloc(struct translator *t, unsigned size);
+/* Zeroed. Its size is a multiple of THING; alignment: 4 or 8. NULL: no room. */
+void *arena_alloc(struct translator *t, unsigned size, unsigned alignment);
 
 /* --- copy.c, under the lock --- */
 /* May blocks of this view be copies, or be copied? */
@@ -454,8 +512,8 @@ void streams_clear(struct xlat *x);
 void memory_check(struct xlat *x, unsigned size, bool write);
 /* A new site of the current instruction; never NULL. */
 struct site *site_new(struct xlat *x);
-/* A copy of the current instruction for the interpreter: its arena offset. */
-uint32_t interpreted_new(struct xlat *x);
+/* A copy of the current instruction for the interpreter, as a thing of the block. */
+uint16_t interpreted_new(struct xlat *x);
 void sites_finish(struct xlat *x); /* end of instruction: its sites learn where to resume */
 
 /* --- group.c --- */

@@ -36,7 +36,7 @@ static uint64_t cache_size(void)
 
 static uint64_t order_size(const struct translator *t)
 {
-	return t->arena.size / sizeof(struct block) * sizeof(struct block *);
+	return t->arena.size / sizeof(struct block) * sizeof(*t->order);
 }
 
 /* Two thirds hot code, one third cold: the proportion in which kernels and programs fill them. */
@@ -234,7 +234,7 @@ void translator_enter(struct vcpu *v, const struct block *b)
 	flags_from_vcpu(v);
 	fault_thread(v);
 	v->fpu->guest_ip = fault_guest_ip;
-	enter(v, translator_of(v)->cache.rx + b->straight);
+	enter(v, translator_of(v)->cache.rx + block_straight(b));
 }
 
 static void interpret_single(struct vcpu *v)
