@@ -118,6 +118,11 @@ static struct block *block_find(struct translator *t, struct code_view *w, struc
 	return NULL;
 }
 
+bool block_is_at(struct translator *t, struct code_view *w, unsigned offset)
+{
+	return block_find(t, w, NULL, offset, false);
+}
+
 /* --- making --- */
 
 /* A signal handler looks into the order: the block is there before it counts. */

@@ -2,14 +2,15 @@
 /*
  * Which instructions make a block: from its start straight on, past conditional branches (their taken side is a side
  * exit) and through direct jumps forward, until something ends it: any other branch, an instruction after which the
- * run loop must look, the page's end, a path that comes back, or the length limit. All of it lies in one guest page.
+ * run loop must look, the page's end, a path that comes back, the length limit, or, behind its first few instructions, one
+ * that another block begins with: going on would translate the same a second time. All of it lies in one guest page.
  *
  * A short loop whose accesses move by small constants is unrolled: the same accesses of several rounds are one group, with
  * one check (group.c). The first half of the rounds is gone through once, and the other again and again.
  */
 #include "softkvm/translate/translate.h"
 
-enum { UNROLLED_INSNS = 48, UNROLLED_ROUNDS = 8 };
+enum { OWN_INSNS = 8, UNROLLED_INSNS = 48, UNROLLED_ROUNDS = 8 };
 
 static bool ends_block(const struct insn *i)
 {
@@ -156,6 +157,8 @@ unsigned superblock_decode(struct xlat *x, uint16_t offset)
 	for (x->count = 0; x->count < TRANSLATE_MAX_INSNS && at >= 0 && at < 4096; x->count++) {
 		struct tinsn *ti = &x->t->insns[x->count];
 
+		if (x->count >= OWN_INSNS && block_is_at(x->t, x->block->view, (unsigned)at))
+			break;
 		depend_on(x, (unsigned)at, INSN_MAX_LEN);
 		if (!decode_at(x->view, (unsigned)at, &ti->i))
 			break;

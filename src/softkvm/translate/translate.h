@@ -425,6 +425,8 @@ void block_ungroup(struct vcpu *v, struct block *b);
 bool is_ungrouped(const struct translator *t, const struct block *b);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
 /* For region.c, under the lock. */
+/* Is there a living block at this offset of the page? */
+bool block_is_at(struct translator *t, struct code_view *w, unsigned offset);
 void block_remove(struct translator *t, struct block *b); /* a living one, for good */
 void link_cut(struct translator *t, struct link *link);			   /* it leaves its target's list; its code is not touched */
 void view_put(struct translator *t, struct code_view *w);

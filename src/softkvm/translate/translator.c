@@ -19,8 +19,8 @@
 #include "softkvm/translate/translate.h"
 
 enum { JUMP_CACHE_SIZE = JUMP_CACHE_ENTRIES * sizeof(struct jump_cache_entry) };
-/* Of code, in KiB; descriptions take a little more. Together the most that a VM's translations take. */
-enum { CACHE_DEFAULT = 34 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
+/* Of code, in KiB; descriptions take three quarters of that. Together the most that a VM's translations take. */
+enum { CACHE_DEFAULT = 38 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
 
 /* --- memory --- */
 
@@ -47,7 +47,7 @@ static int memory_new(struct translator *t)
 
 	if (err)
 		return err;
-	t->arena.size = (size + size / 8) & ~4095ull;
+	t->arena.size = (size / 4 * 3) & ~4095ull;
 	t->arena.base = backing_new(t->arena.size);
 	t->order = backing_new(order_size(t));
 	t->view_pool = backing_new(VIEW_POOL * sizeof(*t->view_pool));
