@@ -185,7 +185,7 @@ struct jump_cache_entry {
 	uint8_t *code; /* checked entry */
 };
 /* By address without its lowest two bits: targets that are near each other share a cache line. */
-enum { JUMP_CACHE_ENTRIES = 1 << 15, JUMP_CACHE_DROPPED_BITS = 2 };
+enum { JUMP_CACHE_ENTRIES = 1 << 16, JUMP_CACHE_DROPPED_BITS = 2 };
 static inline uint32_t jump_cache_index(gva_t pc)
 {
 	return (uint32_t)pc >> JUMP_CACHE_DROPPED_BITS & (JUMP_CACHE_ENTRIES - 1);
