@@ -8,6 +8,7 @@
 
 #include "softkvm/api/handle.h"
 #include "softkvm/fpu.h"
+#include "softkvm/interpret/descriptor.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/tsc.h"
 #include "softkvm/mmu/mmu.h"
@@ -101,10 +102,7 @@ void vcpu_power_on(struct vcpu *v)
 
 void vcpu_registers_replaced(struct vcpu *v)
 {
-	if (v->efer & EFER_LMA && v->seg[SEG_CS].attr & SEG_L)
-		v->mode = MODE_64;
-	else
-		v->mode = v->seg[SEG_CS].attr & SEG_DB && !(v->rflags & FLAG_VM) ? MODE_32 : MODE_16;
+	mode_update(v);
 	if (!(v->cr0 & CR0_PE))
 		v->cpl = 0;
 	else if (v->rflags & FLAG_VM)

@@ -173,13 +173,13 @@ struct x86_seg seg_prepare(struct vcpu *v, unsigned seg, uint16_t sel)
 void mode_update(struct vcpu *v)
 {
 	uint16_t attr = v->seg[SEG_CS].attr;
+	enum insn_mode mode = attr & SEG_DB ? MODE_32 : MODE_16;
 
 	if (is_long_mode(v) && (attr & SEG_L))
-		v->mode = MODE_64;
+		mode = MODE_64;
 	else if (v->rflags & FLAG_VM)
-		v->mode = MODE_16;
-	else
-		v->mode = attr & SEG_DB ? MODE_32 : MODE_16;
+		mode = MODE_16;
+	__atomic_store_n(&v->mode, mode, __ATOMIC_RELAXED); /* other vCPUs look, when they have written code */
 }
 
 void cs_commit(struct vcpu *v, struct x86_seg cs, unsigned cpl)
