@@ -153,7 +153,7 @@ static int set_net_key(struct machine_net *n, const char *key, const char *value
 static int attach_net(struct machine_config *config, char *text, char *error, size_t size)
 {
 	struct machine_net *n = &config->net[config->n_nets];
-	char *rest = text, *value, *kind = next_part(&rest, &value), *key;
+	char *rest = text, *value = NULL, *kind = next_part(&rest, &value), *key;
 
 	*n = (struct machine_net){.n_queues = 1};
 	if (!strcmp(kind, "none") && !value && !rest)

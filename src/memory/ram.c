@@ -87,7 +87,7 @@ static int populate_all(uint8_t *hva, uint64_t size)
 
 int ram_alloc(const char *name, uint64_t size, const char *dir, bool populate, uint8_t **hva, int *fd)
 {
-	struct backing backing;
+	struct backing backing = {.fd = -1};
 	int err;
 
 	if (!size || size % PAGE_SIZE)

@@ -105,7 +105,7 @@ static void blame(struct probe *p, const char *what, const char *why)
 
 	memcpy(before, p->verdict.text, sizeof(before));
 	p->verdict.outcome = OUTCOME_FAIL;
-	snprintf(p->verdict.text, sizeof(p->verdict.text), "%.200s%s%s%s", before, *before ? "; " : "", what,
+	snprintf(p->verdict.text, sizeof(p->verdict.text), "%.190s%s%.60s%s", before, *before ? "; " : "", what,
 		 why);
 }
 

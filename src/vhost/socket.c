@@ -112,7 +112,7 @@ int vhost_socket_connect(const char *path, int *fd, char *why, size_t why_size)
 static int clear_stale(int type, const struct address *a)
 {
 	struct stat st;
-	int fd, err;
+	int fd = -1, err;
 
 	if (lstat(a->sun.sun_path, &st))
 		return errno == ENOENT ? 0 : -errno;

@@ -87,7 +87,7 @@ static bool ring_put(struct vm *vm, bool pio, uint64_t addr, unsigned len, const
 		entry = &ring->coalesced_mmio[last];
 		entry->phys_addr = addr;
 		entry->len = len;
-		for (unsigned i = 0; i < len; i++)
+		for (unsigned i = 0; i < len && i < sizeof(entry->data); i++)
 			entry->data[i] = ((const uint8_t *)data)[i];
 		entry->pio = pio;
 		/* Pairs with the user's load of `last` before it reads the entry. */
