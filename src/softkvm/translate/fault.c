@@ -38,13 +38,19 @@ struct vcpu *fault_thread_vcpu(void)
 	return running;
 }
 
-static const struct fault_entry *find_entry(const struct block *b, uint32_t at)
+/* What is noted of a host address in translated code, and the site that it names; NULL: nothing. */
+static const struct fault_entry *find_entry(struct translator *t, uint64_t host_ip, const struct site **site)
 {
+	uint32_t at = (uint32_t)(host_ip - (uintptr_t)t->cache.rx);
+	const struct block *b = codecache_holds(&t->cache, (void *)host_ip) ? block_by_code(t, at) : NULL;
 	const struct fault_entry *f = b ? block_thing(b, b->faults) : NULL;
 
-	for (uint32_t k = 0; f && k < b->fault_count; k++)
-		if (at - b->code_start - f[k].start < f[k].size)
-			return &f[k];
+	for (uint32_t k = 0; f && k < b->fault_count; k++, f++) {
+		if (at - b->code_start - f->start < f->size) {
+			*site = block_thing(b, f->site);
+			return f;
+		}
+	}
 	return NULL;
 }
 
@@ -57,39 +63,26 @@ static uint64_t site_rip(const struct site *s)
 
 uint64_t fault_guest_ip(struct vcpu *v, uint64_t host_ip)
 {
-	struct translator *t = translator_of(v);
-	const struct fault_entry *f;
-	const struct block *b;
-	uint32_t at;
+	const struct site *site;
 
-	if (!codecache_holds(&t->cache, (void *)host_ip))
-		return 0;
-	at = (uint32_t)((uint8_t *)host_ip - t->cache.rx);
-	b = block_by_code(t, at);
-	f = find_entry(b, at);
-	return f ? site_rip(block_thing(b, f->site)) : 0;
+	return find_entry(translator_of(v), host_ip, &site) ? site_rip(site) : 0;
 }
 
 bool fault_redirect(uint64_t *rip, uint64_t *rcx, uint64_t flags)
 {
 	const struct fault_entry *f;
-	const struct block *b;
+	const struct site *site;
 	struct translator *t;
-	uint32_t at;
 
 	if (!running)
 		return false;
 	t = translator_of(running);
-	if (!codecache_holds(&t->cache, (void *)*rip))
-		return false;
-	at = (uint32_t)((uint8_t *)*rip - t->cache.rx);
-	b = block_by_code(t, at);
-	f = find_entry(b, at);
+	f = find_entry(t, *rip, &site);
 	if (!f)
 		return false;
 	if (f->flags_in_host)
 		running->engine_hot[HOT_SAVED_FLAGS] = (flags & 0xff) << 8 | !!(flags & FLAG_OF);
-	*rcx = arena_offset(t, block_thing(b, f->site));
+	*rcx = arena_offset(t, site);
 	*rip = (uintptr_t)t->tramp[TRAMP_FAULT];
 	return true;
 }

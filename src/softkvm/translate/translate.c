@@ -26,7 +26,7 @@ void emit_va(struct xlat *x, unsigned dst, gva_t va)
 /* This place of the hot code, not far behind its start. */
 static uint8_t entry_here(const struct xlat *x)
 {
-	return (uint8_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+	return (uint8_t)hot_offset(x);
 }
 
 enum { CHECK_SIZE = 20, FLAGS_LOAD_SIZE = 14 }; /* bytes of the checked entry's comparison, and of emit_flags_load() */
@@ -229,7 +229,7 @@ bool translate_block(struct xlat *x)
 		rsp_commit(x);
 		exit_direct(x, &x->hot, x->view->va + last->at + last->i.len);
 	}
-	x->block->code_size = (uint16_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+	x->block->code_size = hot_offset(x);
 	x->block->cold_size = (uint16_t)(x->cold.p - x->t->cache.rw - x->block->cold_start);
 	x->block->insns = (uint8_t)x->count;
 	x->t->guest_insns += x->count;

@@ -306,6 +306,11 @@ struct xlat {
 	bool overflow;			 /* arena full */
 	bool ended;			 /* the block's last exit has been emitted */
 };
+/* This place of the hot code, from code_start. */
+static inline uint16_t hot_offset(const struct xlat *x)
+{
+	return (uint16_t)(x->hot.p - x->t->cache.rw - x->block->code_start);
+}
 
 /* --- translator.c --- */
 void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index);
@@ -424,9 +429,9 @@ void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len
 void block_ungroup(struct vcpu *v, struct block *b);
 bool is_ungrouped(const struct translator *t, const struct block *b);
 struct block *block_by_code(struct translator *t, uint32_t cache_offset);
-/* For region.c, under the lock. */
-/* Is there a living block at this offset of the page? */
+/* Is there a living block at this offset of the page? Under the lock. */
 bool block_is_at(struct translator *t, struct code_view *w, unsigned offset);
+/* For region.c, under the lock. */
 void block_remove(struct translator *t, struct block *b); /* a living one, for good */
 void link_cut(struct translator *t, struct link *link);			   /* it leaves its target's list; its code is not touched */
 void view_put(struct translator *t, struct code_view *w);
@@ -438,8 +443,7 @@ void regions_init(struct translator *t);
 bool region_fill(struct translator *t, const struct code_view *w, unsigned offset);
 struct region *region_of_code(struct translator *t, uint32_t cache_offset); /* any thread; of hot code, or NULL */
 void regions_make_room(struct translator *t, struct vm *vm); /* all vCPUs are outside */
-/* Memory of the region being filled: zeroed, 8-byte aligned; NULL: full. */
-/* Zeroed. Its size is a multiple of THING; alignment: 4 or 8. NULL: no room. */
+/* Memory of the region being filled, zeroed. `size` is a multiple of THING, `alignment` 4 or 8. NULL: no room. */
 void *arena_alloc(struct translator *t, unsigned size, unsigned alignment);
 
 /* --- copy.c, under the lock --- */
