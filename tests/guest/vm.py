@@ -55,6 +55,15 @@ def skip(reason):
     sys.exit(77)
 
 
+def add_namespace(name):
+    """A network namespace. Where there can be none, in containers and chroots, this test is skipped."""
+    for command in (["ip", "netns", "add", name], ["ip", "netns", "exec", name, "true"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+            skip(f"no network namespace: {done.stderr.strip()}")
+
+
 def need_guest(flavour="cloud"):
     kernel = GUEST / f"vmlinuz-{flavour}"
     if not kernel.exists():

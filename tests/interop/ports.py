@@ -8,6 +8,7 @@ PORT_QUEUES is the program of that name, for "queues".
 """
 import json
 import os
+import pathlib
 import pwd
 import shutil
 import signal
@@ -17,6 +18,9 @@ import tempfile
 import time
 
 import testpmd
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "guest"))
+import vm  # noqa: E402
 
 GUISE = sys.argv[1]
 DIRECTORY = tempfile.mkdtemp(prefix="guise-ports-")
@@ -276,7 +280,7 @@ class Space:
         self.run("ip", "link", "set", name, "up")
 
     def __enter__(self):
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        vm.add_namespace(self.name)
         self.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
         return self
 

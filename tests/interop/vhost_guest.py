@@ -274,7 +274,8 @@ def in_namespace(*command):
 
 def make_namespace():
     """A network namespace with a TAP of its own, which outlives the back ends."""
-    for command in (["ip", "netns", "add", NAMESPACE], in_namespace("ip", "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"),
+    vm.add_namespace(NAMESPACE)
+    for command in (in_namespace("ip", "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"),
                     in_namespace("ip", "addr", "add", "10.9.0.1/24", "dev", "tap0"), in_namespace("ip", "link", "set", "tap0", "up")):
         subprocess.run(command, check=True)
 
