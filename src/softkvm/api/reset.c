@@ -13,7 +13,6 @@
 #include "softkvm/irqchip/tsc.h"
 #include "softkvm/mmu/mmu.h"
 #include "softkvm/vm.h"
-#include "x86/insn.h"
 
 #define PAT_AT_RESET	     0x0007040600070406ull
 #define DR6_AT_RESET	     0xffff0ff0u
