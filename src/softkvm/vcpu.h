@@ -52,6 +52,11 @@ struct tlb_entry {
 };
 
 enum tlb_kind { TLB_READ, TLB_WRITE, TLB_FETCH, TLB_KINDS };
+/* The table that an access to data looks in. */
+static inline enum tlb_kind tlb_data_kind(bool write)
+{
+	return write ? TLB_WRITE : TLB_READ;
+}
 
 /* Why other threads (or this vCPU itself) want the run loop's attention. Bits of vcpu.requests. */
 enum vcpu_request {

@@ -80,7 +80,7 @@ static uint64_t page_run(struct vcpu *v, const struct insn *i, unsigned seg, uin
 	    !seg_allows(v, seg, offset, (unsigned)(count * size), write))
 		return 0;
 	*notify = false;
-	*host = tlb_probe(v, write ? TLB_WRITE : TLB_READ, gva, 1);
+	*host = tlb_probe(v, tlb_data_kind(write), gva, 1);
 	if (!*host)
 		*host = mmu_host_ptr(v, gva, (unsigned)(count * size), write, notify);
 	return *host ? count : 0;

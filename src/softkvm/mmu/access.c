@@ -273,7 +273,7 @@ void mmu_write_sys(struct vcpu *v, gva_t gva, unsigned size, uint64_t value)
 
 void *mmu_host_ptr(struct vcpu *v, gva_t gva, unsigned size, bool write, bool *needs_notify)
 {
-	enum tlb_kind kind = write ? TLB_WRITE : TLB_READ;
+	enum tlb_kind kind = tlb_data_kind(write);
 	void *p = tlb_lookup(v->tlb[kind], v->tlb_mask, gva, size);
 	struct target t;
 
@@ -328,7 +328,7 @@ void *mmu_store_beside_code(struct vcpu *v, gva_t gva, unsigned size)
 
 void mmu_probe(struct vcpu *v, gva_t gva, unsigned len, bool write)
 {
-	enum tlb_kind kind = write ? TLB_WRITE : TLB_READ;
+	enum tlb_kind kind = tlb_data_kind(write);
 	uint32_t access = data_access(v) | (write ? ACCESS_WRITE : 0);
 
 	if (tlb_lookup(v->tlb[kind], v->tlb_mask, gva, len))

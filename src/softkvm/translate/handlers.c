@@ -311,7 +311,7 @@ static uint64_t on_miss(struct vcpu *v, uint32_t offset, uint64_t gva)
 /* The HVA for a group's whole extent if that can be had; tries the leading access alone, which may raise its fault. */
 static void *resolve_group(struct vcpu *v, const struct site *s, gva_t gva)
 {
-	enum tlb_kind kind = s->is_write ? TLB_WRITE : TLB_READ;
+	enum tlb_kind kind = tlb_data_kind(s->is_write);
 	bool notify = false;
 	void *p;
 

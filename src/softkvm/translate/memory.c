@@ -82,23 +82,18 @@ struct check {
 	int64_t own_offset;	     /* of the leader's access in the extent */
 };
 
-static enum tlb_kind kind_of(const struct check *c)
-{
-	return c->write ? TLB_WRITE : TLB_READ;
-}
-
 static struct host_mem tag_of(const struct check *c)
 {
 	if (c->stream != NO_STREAM)
 		return mem_base(ENV, ENV_COLD(COLD_STREAM + 2 * c->stream));
-	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : tlb_tag(kind_of(c));
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.tag)) : tlb_tag(tlb_data_kind(c->write));
 }
 
 static struct host_mem host_of(const struct check *c)
 {
 	if (c->stream != NO_STREAM)
 		return mem_base(ENV, ENV_COLD(COLD_STREAM + 2 * c->stream + 1));
-	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : tlb_host(kind_of(c));
+	return c->stack ? mem_base(ENV, ENV_OFF(stack.host)) : tlb_host(tlb_data_kind(c->write));
 }
 
 /* A group whose page is there, but which crosses its end: on to the plain copy. r9 is the offset in the page. */
@@ -118,7 +113,7 @@ void emit_table_index(struct emit *e, unsigned pushed)
 static void emit_table_probe(struct emit *e, const struct check *c)
 {
 	emit_table_index(e, 0);
-	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(kind_of(c)));
+	emit_alu_rm(e, 8, ALU_XOR, ADDR, tlb_tag(tlb_data_kind(c->write)));
 	emit_alu_imm(e, 8, ALU_CMP, ADDR, 4096 - (int32_t)c->size);
 }
 
@@ -126,7 +121,7 @@ static void emit_table_probe(struct emit *e, const struct check *c)
 static void cold_stream(struct xlat *x, const struct check *c)
 {
 	struct host_mem tag = tag_of(c), host = host_of(c), temp = mem_base(ENV, ENV_COLD(COLD_SPARE));
-	const enum tlb_kind kind = kind_of(c);
+	const enum tlb_kind kind = tlb_data_kind(c->write);
 	struct emit *e = &x->cold;
 	uint8_t *miss;
 

@@ -88,7 +88,7 @@ enum { CALLED = 8 };
 static void emit_probe_stack(struct emit *e, bool write)
 {
 	static const uint8_t ret[] = { 0xc3 };
-	const enum tlb_kind kind = write ? TLB_WRITE : TLB_READ;
+	const enum tlb_kind kind = tlb_data_kind(write);
 	uint8_t *miss;
 
 	emit_table_index(e, CALLED);
