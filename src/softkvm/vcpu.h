@@ -140,7 +140,7 @@ struct vcpu {
 	uint64_t steal_wall_ns, steal_cpu_ns, steal_begin_tsc, steal_exit_tsc;
 
 	/* Event state (SDM volume 3, chapter 6; mirrors struct kvm_vcpu_events) */
-	bool exception_pending, exception_has_error, exception_injected;
+	bool exception_pending, exception_has_error, exception_has_payload, exception_injected;
 	uint8_t exception_vector;
 	uint32_t exception_error;
 	uint64_t exception_payload;		/* CR2 for #PF, DR6 bits for #DB */

@@ -115,6 +115,7 @@ static void raise(uint8_t vector, bool has_error, uint32_t error, uint64_t paylo
 	h.v->exception_vector = vector;
 	h.v->exception_has_error = has_error;
 	h.v->exception_error = error;
+	h.v->exception_has_payload = vector == VEC_PF;
 	h.v->exception_payload = payload;
 }
 

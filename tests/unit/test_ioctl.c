@@ -383,6 +383,85 @@ static void events_round_trip(void **state)
 	fixture_close(&f);
 }
 
+static uint64_t cr2_of(struct vm_fixture *f)
+{
+	struct kvm_sregs sregs;
+
+	assert_int_equal(fixture_vcpu(f, KVM_GET_SREGS, &sregs), 0);
+	return sregs.cr2;
+}
+
+/* A pending exception with its payload; the user knows of payloads from here on. */
+static void pend(struct vm_fixture *f, uint8_t vector, uint64_t payload)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
+	struct kvm_vcpu_events e = {.exception = {.pending = 1, .nr = vector}, .flags = KVM_VCPUEVENT_VALID_PAYLOAD,
+				    .exception_has_payload = 1, .exception_payload = payload};
+
+	assert_int_equal(fixture_vm(f, KVM_ENABLE_CAP, &cap), 0);
+	assert_int_equal(fixture_vcpu(f, KVM_SET_VCPU_EVENTS, &e), 0);
+}
+
+/* A payload of 0 is one; it has no effect before delivery, for a user that knows of it, and then once. */
+static void payload_at_delivery(void **state)
+{
+	static const uint16_t vectors[][2] = {[14] = {FIXTURE_CODE + 1, 0}}; /* real mode's #PF: to the HLT */
+	struct vm_fixture f;
+	struct kvm_vcpu_events e;
+
+	for (uint64_t payload = 0; payload <= 0x4000; payload += 0x4000) {
+		fixture_open(&f, FIXTURE_NO_IRQCHIP, 1);
+		LOAD(&f, 0x90, 0xf4);
+		memcpy(f.ram, vectors, sizeof(vectors));
+		cpu(&f, 0)->cr2 = 0x1111;
+		cpu(&f, 0)->gpr[RSP] = 0x800;
+		pend(&f, 14, payload);
+		assert_int_equal(fixture_vcpu(&f, KVM_GET_VCPU_EVENTS, &e), 0);
+		assert_int_equal(e.exception.pending, 1);
+		assert_int_equal(e.exception.injected, 0);
+		assert_int_equal(e.exception_has_payload, 1);
+		assert_int_equal(e.exception_payload, payload);
+		assert_int_equal(cr2_of(&f), 0x1111);
+		assert_int_equal(fixture_run(&f), KVM_EXIT_HLT);
+		assert_int_equal(cr2_of(&f), payload);
+		assert_int_equal(fixture_vcpu(&f, KVM_GET_VCPU_EVENTS, &e), 0);
+		assert_int_equal(e.exception.pending | e.exception.injected | e.exception_has_payload, 0);
+		fixture_close(&f);
+	}
+}
+
+/* A user that does not know of payloads finds it applied, whatever it reads first; reading twice changes nothing. */
+static void payload_not_known(void **state)
+{
+	struct kvm_enable_cap off = {.cap = KVM_CAP_EXCEPTION_PAYLOAD};
+	struct vm_fixture f;
+	struct kvm_vcpu_events e;
+	struct kvm_debugregs d;
+
+	for (int events_first = 0; events_first < 2; events_first++) {
+		fixture_open(&f, FIXTURE_NO_IRQCHIP, 1);
+		cpu(&f, 0)->cr2 = 0x1111;
+		pend(&f, 14, 0x4000);
+		assert_int_equal(fixture_vm(&f, KVM_ENABLE_CAP, &off), 0);
+		for (int twice = 0; twice < 2; twice++) {
+			if (events_first)
+				assert_int_equal(fixture_vcpu(&f, KVM_GET_VCPU_EVENTS, &e), 0);
+			assert_int_equal(cr2_of(&f), 0x4000);
+			assert_int_equal(fixture_vcpu(&f, KVM_GET_VCPU_EVENTS, &e), 0);
+			assert_int_equal(e.exception.injected, 1);
+			assert_int_equal(e.exception.nr, 14);
+		}
+		pend(&f, 1, 0x4001);
+		assert_int_equal(fixture_vm(&f, KVM_ENABLE_CAP, &off), 0);
+		if (events_first)
+			assert_int_equal(fixture_vcpu(&f, KVM_GET_VCPU_EVENTS, &e), 0);
+		assert_int_equal(fixture_vcpu(&f, KVM_GET_DEBUGREGS, &d), 0);
+		assert_int_equal(d.dr6 & 0x400f, 0x4001);
+		assert_int_equal(cr2_of(&f), 0x4000);
+		fixture_close(&f);
+	}
+}
+
 static void mp_states(void **state)
 {
 	struct vm_fixture f;
@@ -546,6 +625,8 @@ int main(void)
 		cmocka_unit_test(impossible_sregs),
 		cmocka_unit_test(vector_state_round_trip),
 		cmocka_unit_test(events_round_trip),
+		cmocka_unit_test(payload_at_delivery),
+		cmocka_unit_test(payload_not_known),
 		cmocka_unit_test(mp_states),
 		cmocka_unit_test(cpuid_is_fixed_once_run),
 		cmocka_unit_test(interrupts_from_user_space),

@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "softkvm/api/state_rows.h"
+#include "softkvm/interpret/event.h"
 #include "softkvm/irqchip/irqchip.h"
 #include "softkvm/irqchip/state.h"
 
@@ -17,17 +18,14 @@
 #define MCI_STATUS_OVER	     (1ull << 62)
 #define MCI_STATUS_UC	     (1ull << 61)
 #define MCG_STATUS_MCIP	     (1ull << 2)
-enum { NMI_MAX_PENDING = 2, DR6_BT_BS_BD = 0xe000, DR6_TRAPS = 0xf };
+enum { NMI_MAX_PENDING = 2 };
 
 /* --- exceptions, interrupts, NMIs --- */
 
-static void apply_payload(struct vcpu *v)
+void settle_exception(struct vcpu *v)
 {
-	if (v->exception_vector == VEC_PF)
-		v->cr2 = v->exception_payload;
-	else if (v->exception_vector == VEC_DB)
-		v->dr[6] = (v->dr[6] & ~(uint64_t)DR6_TRAPS) | v->exception_payload;
-	v->exception_payload = 0;
+	if (v->exception_pending && !v->vm->exception_payload)
+		event_apply_payload(v);
 }
 
 long get_vcpu_events(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **child)
@@ -35,16 +33,15 @@ long get_vcpu_events(struct softkvm *h, void *data, uintptr_t arg, struct softkv
 	struct kvm_vcpu_events *out = data;
 	struct vcpu *v = h->vcpu;
 
-	if (v->exception_pending && !v->vm->exception_payload)
-		apply_payload(v);
+	settle_exception(v);
 	out->exception.injected = v->exception_injected;
 	out->exception.pending = v->exception_pending;
 	out->exception.nr = v->exception_vector;
 	out->exception.has_error_code = v->exception_has_error;
 	out->exception.error_code = v->exception_error;
 	if (v->vm->exception_payload) {
-		out->exception_has_payload = v->exception_pending && v->exception_payload;
-		out->exception_payload = v->exception_payload;
+		out->exception_has_payload = v->exception_pending && v->exception_has_payload;
+		out->exception_payload = out->exception_has_payload ? v->exception_payload : 0;
 		out->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
 	} else {
 		out->exception.injected |= v->exception_pending;
@@ -110,9 +107,8 @@ long set_vcpu_events(struct softkvm *h, void *data, uintptr_t arg, struct softkv
 	v->exception_vector = in->exception.nr;
 	v->exception_has_error = in->exception.has_error_code;
 	v->exception_error = in->exception.error_code;
+	v->exception_has_payload = has_payload;
 	v->exception_payload = has_payload ? in->exception_payload : 0;
-	if (pending && !has_payload && in->exception.nr == VEC_PF)
-		v->exception_payload = v->cr2;
 	v->irq_injected = in->interrupt.injected;
 	v->irq_vector = in->interrupt.nr;
 	v->irq_soft = in->interrupt.soft;
@@ -251,7 +247,7 @@ long set_mce(struct softkvm *h, void *data, uintptr_t arg, struct softkvm **chil
 	if (is_uncorrected) {
 		v->mcg_status = in->mcg_status;
 		v->exception_pending = true;
-		v->exception_has_error = false;
+		v->exception_has_error = v->exception_has_payload = false;
 		v->exception_vector = VEC_MC;
 	}
 	return 0;

@@ -165,6 +165,7 @@ static bool is_pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer)
 
 static void sregs_out(struct vcpu *v, struct kvm_sregs2 *out)
 {
+	settle_exception(v);
 	segments_out(v, out);
 	out->cr0 = v->cr0;
 	out->cr2 = v->cr2;
@@ -285,6 +286,7 @@ static long get_debugregs(struct softkvm *h, void *data, uintptr_t arg, struct s
 {
 	struct kvm_debugregs *out = data;
 
+	settle_exception(h->vcpu);
 	memcpy(out->db, h->vcpu->dr, sizeof(out->db));
 	out->dr6 = h->vcpu->dr[6];
 	out->dr7 = h->vcpu->dr[7];
@@ -313,9 +315,8 @@ static long set_guest_debug(struct softkvm *h, void *data, uintptr_t arg, struct
 		if (v->exception_pending || v->exception_injected)
 			return -EBUSY;
 		v->exception_pending = true;
-		v->exception_has_error = false;
+		v->exception_has_error = v->exception_has_payload = false;
 		v->exception_vector = in->control & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP;
-		v->exception_payload = 0;
 	}
 	v->guest_debug = in->control & KVM_GUESTDBG_ENABLE ? in->control & GUESTDBG_OFFERED : 0;
 	for (int i = 0; i < 8; i++)

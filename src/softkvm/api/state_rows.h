@@ -11,6 +11,12 @@ ioctl_handler get_vcpu_events, set_vcpu_events, get_mp_state, set_mp_state, inte
 ioctl_handler get_regs, set_regs, get_sregs, set_sregs;
 ioctl_handler get_fpu, set_fpu, get_xsave, set_xsave;
 
+/*
+ * Before state that an exception's payload goes to (CR2, DR6, DR7) is told: a user that does not know of payloads will
+ * see a pending exception as injected, so it has to find the payload applied, in whatever order it reads.
+ */
+void settle_exception(struct vcpu *v);
+
 /* Is this a value XSETBV would take, with the components that the vCPU's CPUID offers? */
 bool is_xcr0_valid(const struct vcpu *v, uint64_t xcr0);
 

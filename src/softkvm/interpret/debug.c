@@ -54,6 +54,16 @@ _Noreturn void debug_exit(struct vcpu *v, enum x86_vector vector, uint64_t dr6)
 	vcpu_leave(v);
 }
 
+/* #DB at the next boundary; bits for DR6. */
+static void pend_debug_exception(struct vcpu *v, uint64_t bits)
+{
+	v->exception_has_payload = true;
+	v->exception_payload = bits;
+	v->exception_has_error = false;
+	v->exception_vector = VEC_DB;
+	v->exception_pending = true;
+}
+
 void debug_before(struct vcpu *v)
 {
 	uint64_t bits;
@@ -69,10 +79,7 @@ void debug_before(struct vcpu *v)
 	bits = code_breakpoints(v->dr, code_address(v));
 	if (!bits)
 		return;
-	v->exception_payload = bits;
-	v->exception_has_error = false;
-	v->exception_vector = VEC_DB;
-	v->exception_pending = true;
+	pend_debug_exception(v, bits);
 	vcpu_restart(v);
 }
 
@@ -106,8 +113,5 @@ void debug_after(struct vcpu *v, bool had_tf)
 		return;
 	if (v->guest_debug & KVM_GUESTDBG_USE_HW_BP)
 		debug_exit(v, VEC_DB, bits);
-	v->exception_payload = bits;
-	v->exception_has_error = false;
-	v->exception_vector = VEC_DB;
-	v->exception_pending = true;
+	pend_debug_exception(v, bits);
 }

@@ -30,7 +30,7 @@ static unsigned which(struct vcpu *v, unsigned reg)
 	}
 	if (v->dr[7] & DR7_GD) {
 		v->dr[7] &= ~(uint64_t)DR7_GD;
-		v->dr[6] |= DR6_BD;
+		v->dr[6] = (v->dr[6] & ~0xfull) | DR6_BD;
 		raise_exception(v, VEC_DB);
 	}
 	return reg;

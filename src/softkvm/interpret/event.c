@@ -397,22 +397,22 @@ static bool merge_faults(struct vcpu *v)
 		v->exception_vector = VEC_DF;
 		v->exception_has_error = true;
 		v->exception_error = 0;
-		v->exception_payload = 0;
+		v->exception_has_payload = false;
 	}
 	return true;
 }
 
-/* The exception's side effects on CR2, DR6, DR7 and DEBUGCTL: once, when delivery begins. */
-static void apply_payload(struct vcpu *v)
+void event_apply_payload(struct vcpu *v)
 {
-	if (v->exception_vector == VEC_PF) {
+	if (v->exception_has_payload && v->exception_vector == VEC_PF)
 		v->cr2 = v->exception_payload;
-	} else if (v->exception_vector == VEC_DB) {
-		v->dr[6] = (v->dr[6] & ~0xfull) | v->exception_payload;
+	if (v->exception_vector == VEC_DB) {
+		if (v->exception_has_payload)
+			v->dr[6] = (v->dr[6] & ~0xfull) | v->exception_payload;
 		v->dr[7] &= ~(1ull << 13); /* GD */
 		v->debugctl &= ~1ull;	   /* LBR */
 	}
-	v->exception_payload = 0;
+	v->exception_has_payload = false;
 }
 
 static void begin(struct vcpu *v, uint8_t vector)
@@ -431,7 +431,7 @@ static void deliver_exception(struct vcpu *v)
 	bool has_error = v->exception_has_error && (v->cr0 & CR0_PE);
 
 	if (v->exception_pending) {
-		apply_payload(v);
+		event_apply_payload(v);
 		v->exception_pending = false;
 		v->exception_injected = true;
 	}
@@ -517,4 +517,12 @@ bool event_inject(struct vcpu *v)
 	v->in_event_delivery = false;
 	v->irq_waits = true; /* there may be more */
 	return true;
+}
+
+void event_deliver_raised(struct vcpu *v)
+{
+	while (v->exception_pending) {
+		v->insn_rip = v->rip;
+		event_inject(v);
+	}
 }

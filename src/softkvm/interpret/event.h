@@ -14,4 +14,13 @@
  */
 bool event_inject(struct vcpu *v);
 
+/*
+ * Deliver what an instruction or a delivery has raised, before anything else: no exit comes between, after which the user
+ * would have to know what was being delivered when a fault arose (it might become #DF).
+ */
+void event_deliver_raised(struct vcpu *v);
+
+/* The pending exception's side effects on CR2, DR6, DR7 and DEBUGCTL: when its delivery begins, or is told as begun. */
+void event_apply_payload(struct vcpu *v);
+
 #endif

@@ -31,18 +31,21 @@ static _Noreturn void leave_by_exception(struct vcpu *v, uint8_t vector, bool ha
 
 _Noreturn void raise_exception(struct vcpu *v, enum x86_vector vector)
 {
+	v->exception_has_payload = false;
 	v->exception_payload = 0;
 	leave_by_exception(v, (uint8_t)vector, false, 0);
 }
 
 _Noreturn void raise_error(struct vcpu *v, enum x86_vector vector, uint32_t error)
 {
+	v->exception_has_payload = false;
 	v->exception_payload = 0;
 	leave_by_exception(v, (uint8_t)vector, true, error);
 }
 
 _Noreturn void raise_page_fault(struct vcpu *v, gva_t gva, uint32_t error)
 {
+	v->exception_has_payload = true;
 	v->exception_payload = gva;
 	leave_by_exception(v, VEC_PF, true, error);
 }

@@ -259,9 +259,11 @@ static int run_loop(struct vcpu *v)
 {
 	int r;
 
-	if (__builtin_setjmp(v->leave_buf))
+	if (__builtin_setjmp(v->leave_buf)) {
 		if (has_left(v))
 			return v->leave_error;
+		event_deliver_raised(v);
+	}
 	if (restarts_for_io(
 		v)) { /* at once, whatever else waits; but the user may have changed memory slots meanwhile */
 		vcpu_go_on(v);

@@ -280,10 +280,7 @@ static void deliver_here(struct vcpu *v)
 	v->shadow_before = 0;
 	io_committed(v);
 	v->io_string_count = 0;
-	while (v->exception_pending) {
-		v->insn_rip = v->rip;
-		event_inject(v);
-	}
+	event_deliver_raised(v);
 }
 
 static void run_translated(struct vcpu *v)

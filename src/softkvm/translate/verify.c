@@ -40,7 +40,7 @@ struct state {
 	const uint8_t *fpu; /* FPU_BYTES of XSAVE area */
 	uint32_t error;
 	uint8_t vector, shadow;
-	bool raised, has_error;
+	bool raised, has_error, has_payload;
 };
 
 struct store {
@@ -98,6 +98,7 @@ static void state_get(struct vcpu *v, struct state *s, uint8_t *fpu, const struc
 	s->fpu = fpu ? fpu : before->fpu;
 	s->raised = v->exception_pending;
 	s->has_error = v->exception_has_error;
+	s->has_payload = v->exception_has_payload;
 	s->vector = v->exception_vector;
 	s->error = v->exception_error;
 	s->payload = v->exception_payload;
@@ -114,6 +115,7 @@ static void state_put(struct vcpu *v, const struct state *s)
 	copy_bytes(v->fpu->area, s->fpu, FPU_BYTES);
 	v->exception_pending = s->raised;
 	v->exception_has_error = s->has_error;
+	v->exception_has_payload = s->has_payload;
 	v->exception_vector = s->vector;
 	v->exception_error = s->error;
 	v->exception_payload = s->payload;
@@ -155,7 +157,7 @@ static bool same_event(const struct state *a, const struct state *b)
 	if (a->raised != b->raised)
 		return false;
 	return !a->raised || (a->vector == b->vector && a->has_error == b->has_error && (!a->has_error || a->error == b->error) &&
-			      (a->vector != VEC_PF || a->payload == b->payload));
+			      a->has_payload == b->has_payload && (a->vector != VEC_PF || a->payload == b->payload));
 }
 
 /* Bytes of code at rip, without side effects; fewer than asked at the end of what is mapped. */
