@@ -58,15 +58,26 @@ int kernel_load(struct memory *mem, struct span file, uint64_t low_ram, struct k
 /* bzimage.c: -ENOEXEC without a message if the file is no bzImage at all. */
 int bzimage_load(struct memory *mem, struct span file, uint64_t low_ram, struct kernel *kernel,
 		 struct boot_message *message);
-/* elf.c: segments to guest memory; sets entry, start, end. *pvh_entry is 0 without a PVH note. */
-int elf_load(struct memory *mem, struct span file, uint64_t low_ram, struct kernel *kernel, uint64_t *pvh_entry,
-	     struct boot_message *message);
 bool is_elf(struct span file);
 /*
- * unpack.c: decompress `packed` into `out`, which is exactly as large as the result should be. 0; -ENOTSUP: unknown
- * format; -EINVAL: damaged, or not of that size. *format is its name, or NULL.
+ * elf.c: segments to guest memory, from a file that comes piece by piece. elf_begin() is shown the first piece, in which the
+ * headers must be (-ENOTSUP: they are not, or it is no ELF file), and checks them; elf_take() then takes all pieces in their
+ * order, the first one too; elf_end() sets entry, start and end, and *pvh_entry, which is 0 without a PVH note.
  */
-int unpack(struct span packed, uint8_t *out, size_t out_size, const char **format);
+struct elf_loading;
+int elf_begin(struct memory *mem, struct span first, uint64_t file_size, uint64_t low_ram, struct kernel *kernel,
+	      struct boot_message *message, struct elf_loading **loading);
+int elf_take(struct elf_loading *loading, struct span piece);
+int elf_end(struct elf_loading *loading, uint64_t *pvh_entry);
+void elf_free(struct elf_loading *loading);
+/*
+ * unpack.c: decompress `packed`, of which exactly out_size bytes should become, and hand them on in pieces of UNPACK_PIECE, the
+ * last as large as is left. 0; -ENOTSUP: unknown format; -EINVAL: damaged, or not of that size; -ENOMEM; or what `take`
+ * returned other than 0, which ends it. *format is its name, or NULL.
+ */
+enum { UNPACK_PIECE = 8 << 20 };
+typedef int unpack_taker(void *opaque, struct span piece);
+int unpack(struct span packed, size_t out_size, unpack_taker *take, void *opaque, const char **format);
 
 /* --- hand-over --- */
 

@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/bytes.h"
 #include "machine/boot.h"
@@ -64,39 +63,42 @@ static void keep_header(struct span file, struct kernel *kernel)
 	kernel->cmdline_max = get_le32(file.bytes + CMDLINE_SIZE);
 }
 
-/* Memory for the unpacked kernel, on huge pages where there are any. */
-static uint8_t *buffer_new(size_t size)
-{
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+/* An unpacked kernel on its way into guest memory. */
+struct unpacking {
+	struct memory *mem;
+	uint64_t size, low_ram;
+	struct kernel *kernel;
+	struct boot_message *message;
+	struct elf_loading *elf; /* from the first piece on */
+};
 
-	if (p == MAP_FAILED)
-		return NULL;
-	madvise(p, size, MADV_HUGEPAGE);
-	return p;
+static int take_unpacked(void *opaque, struct span piece)
+{
+	struct unpacking *u = opaque;
+	int err = 0;
+
+	if (!u->elf)
+		err = elf_begin(u->mem, piece, u->size, u->low_ram, u->kernel, u->message, &u->elf);
+	return err ? err : elf_take(u->elf, piece);
 }
 
 static int load_unpacked(struct memory *mem, struct span packed, uint64_t low_ram, struct kernel *kernel,
 			 struct boot_message *message)
 {
 	size_t size = get_le32(packed.bytes + packed.size - 4); /* the build appends it; gzip has it there anyway */
+	struct unpacking u = {mem, size, low_ram, kernel, message, NULL};
 	uint64_t pvh_entry;
 	const char *format;
-	uint8_t *out;
 	int err;
 
 	if (!size || size > UNPACKED_MAX)
 		return -EINVAL;
-	out = buffer_new(size);
-	if (!out)
-		return -ENOMEM;
-	err = unpack(packed, out, size, &format);
-	if (!err && !is_elf((struct span){out, size}))
-		err = -ENOTSUP;
+	err = unpack(packed, size, take_unpacked, &u, &format);
 	if (!err)
-		err = elf_load(mem, (struct span){out, size}, low_ram, kernel, &pvh_entry, message);
-	else if (err == -EINVAL)
+		err = elf_end(u.elf, &pvh_entry);
+	else if (err == -EINVAL && !message->text[0])
 		boot_refuse(message, err, "damaged: its %s payload does not unpack to %zu bytes", format, size);
-	munmap(out, size);
+	elf_free(u.elf);
 	return err;
 }
 

@@ -21,9 +21,15 @@ int boot_refuse(struct boot_message *message, int err, const char *format, ...)
 static int load_elf_kernel(struct memory *mem, struct span file, uint64_t low_ram, struct kernel *kernel,
 			   struct boot_message *message)
 {
-	uint64_t pvh_entry;
-	int err = elf_load(mem, file, low_ram, kernel, &pvh_entry, message);
+	struct elf_loading *loading;
+	uint64_t pvh_entry = 0;
+	int err = elf_begin(mem, file, file.size, low_ram, kernel, message, &loading);
 
+	if (!err)
+		err = elf_take(loading, file);
+	if (!err)
+		err = elf_end(loading, &pvh_entry);
+	elf_free(loading);
 	if (err)
 		return err;
 	kernel->protocol = pvh_entry ? BOOT_PVH : BOOT_LINUX64;

@@ -13,6 +13,7 @@
 #include "machine/acpi.h"
 #include "machine/internal.h"
 #include "machine/layout.h"
+#include "memory/touch.h"
 
 struct message {
 	char *text;
@@ -120,6 +121,8 @@ static int load_initrd(struct machine *m, const struct kernel *kernel, struct bo
 		return fd;
 	gpa = initrd_place(kernel, m->low_ram, size);
 	to = gpa ? mem_at(&m->mem, gpa, size, MEM_WRITE) : NULL;
+	if (to)
+		memory_fill_ahead(&m->mem, gpa, size);
 	err = to ? read_all(fd, to, size) : -ENOSPC;
 	close(fd);
 	if (err == -ENOSPC)

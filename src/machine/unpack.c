@@ -1,77 +1,119 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The compressions that Linux kernels come in, each by its library. All of them are told the size of the output
- * beforehand and fail when the stream holds more or less, so a hostile stream cannot make them write elsewhere or
- * grow without bound.
+ * The compressions that Linux kernels come in, each by its library. What comes out goes on in pieces through one buffer: an
+ * unpacked kernel is 50 MB and more, and the first touch of so much memory takes longer than filling it. All of
+ * them are told the size of the output beforehand and fail when the stream holds more or less, so a hostile stream
+ * cannot make them grow without bound.
  */
 #include <errno.h>
 #include <lz4.h>
 #include <lzma.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "base/bytes.h"
 #include "machine/boot.h"
 
-enum { LZ4_LEGACY_BLOCK = 8 << 20, LZMA_MEMORY_LIMIT = 256 << 20 };
+enum { LZMA_MEMORY_LIMIT = 256 << 20 };
+_Static_assert(UNPACK_PIECE == 8 << 20, "the blocks of LZ4's legacy frame");
 
-static int unpack_gzip(struct span packed, uint8_t *out, size_t out_size)
+struct output {
+	uint8_t *piece; /* of UNPACK_PIECE */
+	size_t left;	/* of the whole, the piece being filled included */
+	unpack_taker *take;
+	void *opaque;
+};
+
+static size_t piece_size(const struct output *out)
 {
-	z_stream z = {.next_in = (uint8_t *)(uintptr_t)packed.bytes, .avail_in = packed.size, .next_out = out,
-		      .avail_out = out_size};
-	int end;
+	return out->left < UNPACK_PIECE ? out->left : UNPACK_PIECE;
+}
+
+/* The piece is filled. */
+static int pass_on(struct output *out)
+{
+	size_t size = piece_size(out);
+
+	out->left -= size;
+	return out->take(out->opaque, (struct span){out->piece, size});
+}
+
+static int unpack_gzip(struct span packed, struct output *out)
+{
+	z_stream z = {.next_in = (uint8_t *)(uintptr_t)packed.bytes, .avail_in = packed.size};
+	int state = Z_OK, err = 0;
 
 	if (inflateInit2(&z, 16 + MAX_WBITS) != Z_OK)
 		return -ENOMEM;
-	end = inflate(&z, Z_FINISH);
+	while (!err && out->left) {
+		z.next_out = out->piece;
+		z.avail_out = piece_size(out);
+		if (state == Z_OK)
+			state = inflate(&z, Z_NO_FLUSH);
+		err = z.avail_out ? -EINVAL : pass_on(out);
+	}
 	inflateEnd(&z);
-	return end == Z_STREAM_END && !z.avail_out ? 0 : -EINVAL;
+	return err ? err : state == Z_STREAM_END ? 0 : -EINVAL;
 }
 
-static int run_lzma(lzma_stream *z, struct span packed, uint8_t *out, size_t out_size)
+/* Fill `size` bytes, or up to the stream's end. */
+static lzma_ret fill_lzma(lzma_stream *z, lzma_ret state, uint8_t *to, size_t size)
 {
-	lzma_ret end;
+	z->next_out = to;
+	z->avail_out = size;
+	while (state == LZMA_OK && z->avail_out)
+		state = lzma_code(z, z->avail_in ? LZMA_RUN : LZMA_FINISH);
+	return state;
+}
+
+static int run_lzma(lzma_stream *z, struct span packed, struct output *out)
+{
+	lzma_ret state = LZMA_OK;
+	uint8_t more;
+	int err = 0;
 
 	z->next_in = packed.bytes;
 	z->avail_in = packed.size;
-	z->next_out = out;
-	z->avail_out = out_size;
-	do {
-		end = lzma_code(z, LZMA_RUN);
-	} while (end == LZMA_OK && z->avail_in && z->avail_out);
+	while (!err && out->left) {
+		state = fill_lzma(z, state, out->piece, piece_size(out));
+		err = z->avail_out ? -EINVAL : pass_on(out);
+	}
+	if (!err && (fill_lzma(z, state, &more, 1) != LZMA_STREAM_END || !z->avail_out))
+		err = -EINVAL;
 	lzma_end(z);
-	return (end == LZMA_STREAM_END || end == LZMA_OK) && !z->avail_out ? 0 : -EINVAL;
+	return err;
 }
 
-static int unpack_xz(struct span packed, uint8_t *out, size_t out_size)
+static int unpack_xz(struct span packed, struct output *out)
 {
 	lzma_stream z = LZMA_STREAM_INIT;
 
 	if (lzma_stream_decoder(&z, LZMA_MEMORY_LIMIT, 0) != LZMA_OK)
 		return -ENOMEM;
-	return run_lzma(&z, packed, out, out_size);
+	return run_lzma(&z, packed, out);
 }
 
-static int unpack_lzma(struct span packed, uint8_t *out, size_t out_size)
+static int unpack_lzma(struct span packed, struct output *out)
 {
 	lzma_stream z = LZMA_STREAM_INIT;
 
 	if (lzma_alone_decoder(&z, LZMA_MEMORY_LIMIT) != LZMA_OK)
 		return -ENOMEM;
-	return run_lzma(&z, packed, out, out_size);
+	return run_lzma(&z, packed, out);
 }
 
-/* The "legacy" frame: a magic number, then blocks of up to 8 MiB, each behind its packed size. */
-static int unpack_lz4(struct span packed, uint8_t *out, size_t out_size)
+/* The "legacy" frame: a magic number, then blocks that become 8 MiB, but for the last, each behind its packed size. */
+static int unpack_lz4(struct span packed, struct output *out)
 {
-	size_t at = 4, done = 0;
+	size_t at = 4;
+	int err = 0;
 
-	while (done < out_size) {
-		size_t room = out_size - done < LZ4_LEGACY_BLOCK ? out_size - done : LZ4_LEGACY_BLOCK;
+	while (!err && out->left) {
+		size_t room = piece_size(out);
 		uint32_t size;
-		int n;
 
 		if (packed.size - at < 4)
 			return -EINVAL;
@@ -79,29 +121,56 @@ static int unpack_lz4(struct span packed, uint8_t *out, size_t out_size)
 		at += 4;
 		if (size > packed.size - at)
 			return -EINVAL;
-		n = LZ4_decompress_safe((const char *)packed.bytes + at, (char *)out + done, size, room);
-		if (n <= 0)
+		if (LZ4_decompress_safe((const char *)packed.bytes + at, (char *)out->piece, (int)size, (int)room) != (int)room)
 			return -EINVAL;
 		at += size;
-		done += n;
+		err = pass_on(out);
 	}
-	return 0;
+	return err;
 }
 
-static int unpack_zstd(struct span packed, uint8_t *out, size_t out_size)
+static int run_zstd(ZSTD_DStream *z, ZSTD_inBuffer *in, struct output *out)
+{
+	size_t state = 1; /* 0: the frame has ended */
+	int err = 0;
+
+	while (!err && out->left) {
+		ZSTD_outBuffer piece = {out->piece, piece_size(out), 0};
+		size_t before;
+
+		do {
+			before = in->pos + piece.pos;
+			state = ZSTD_decompressStream(z, &piece, in);
+			if (ZSTD_isError(state))
+				return -EINVAL;
+		} while (state && piece.pos < piece.size && in->pos + piece.pos > before);
+		err = piece.pos < piece.size ? -EINVAL : pass_on(out);
+	}
+	return err ? err : state ? -EINVAL : 0;
+}
+
+static int unpack_zstd(struct span packed, struct output *out)
 {
 	size_t size = ZSTD_findFrameCompressedSize(packed.bytes, packed.size);
+	ZSTD_inBuffer in = {packed.bytes, size, 0};
+	ZSTD_DStream *z;
+	int err;
 
 	if (ZSTD_isError(size))
 		return -EINVAL;
-	return ZSTD_decompress(out, out_size, packed.bytes, size) == out_size ? 0 : -EINVAL;
+	z = ZSTD_createDStream();
+	if (!z)
+		return -ENOMEM;
+	err = run_zstd(z, &in, out);
+	ZSTD_freeDStream(z);
+	return err;
 }
 
 static const struct format {
 	const char *name;
 	uint8_t magic[6];
 	unsigned magic_size;
-	int (*unpack)(struct span packed, uint8_t *out, size_t out_size);
+	int (*unpack)(struct span packed, struct output *out);
 } formats[] = {
 	{"gzip", {0x1f, 0x8b}, 2, unpack_gzip},
 	{"xz", {0xfd, '7', 'z', 'X', 'Z', 0}, 6, unpack_xz},
@@ -110,16 +179,28 @@ static const struct format {
 	{"zstd", {0x28, 0xb5, 0x2f, 0xfd}, 4, unpack_zstd},
 };
 
-int unpack(struct span packed, uint8_t *out, size_t out_size, const char **format)
+static const struct format *find_format(struct span packed)
 {
-	*format = NULL;
-	for (unsigned k = 0; k < sizeof(formats) / sizeof(formats[0]); k++) {
-		const struct format *f = &formats[k];
+	for (unsigned k = 0; k < sizeof(formats) / sizeof(formats[0]); k++)
+		if (packed.size > formats[k].magic_size && !memcmp(packed.bytes, formats[k].magic, formats[k].magic_size))
+			return &formats[k];
+	return NULL;
+}
 
-		if (packed.size > f->magic_size && !memcmp(packed.bytes, f->magic, f->magic_size)) {
-			*format = f->name;
-			return f->unpack(packed, out, out_size);
-		}
-	}
-	return -ENOTSUP;
+int unpack(struct span packed, size_t out_size, unpack_taker *take, void *opaque, const char **format)
+{
+	const struct format *f = find_format(packed);
+	struct output out = {.left = out_size, .take = take, .opaque = opaque};
+	int err;
+
+	*format = f ? f->name : NULL;
+	if (!f)
+		return -ENOTSUP;
+	out.piece = mmap(NULL, UNPACK_PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (out.piece == MAP_FAILED)
+		return -ENOMEM;
+	madvise(out.piece, UNPACK_PIECE, MADV_HUGEPAGE);
+	err = f->unpack(packed, &out);
+	munmap(out.piece, UNPACK_PIECE);
+	return err;
 }

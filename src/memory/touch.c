@@ -55,3 +55,21 @@ void mem_first_touch(struct mem_slot *slot, uint64_t offset)
 		for (uint64_t k = 0; k < (count + 63) / 64; k++)
 			__atomic_store_n(&slot->untouched[k], 0, __ATOMIC_RELAXED);
 }
+
+void memory_fill_ahead(struct memory *mem, gpa_t gpa, uint64_t len)
+{
+	uint8_t *at = len ? mem_at(mem, gpa, len, MEM_READ) : NULL;
+	uint64_t first, last, count;
+	uint8_t *start;
+
+	if (!at)
+		return;
+	start = first_huge(memory_find(mem, gpa), &count);
+	if (at + len <= start)
+		return;
+	first = at < start ? 0 : (uint64_t)(at - start) / HUGE_PAGE;
+	last = (uint64_t)(at + len - 1 - start) / HUGE_PAGE;
+	for (uint64_t k = first; k <= last && k < count; k++)
+		if (!backing_make_huge(start + k * HUGE_PAGE))
+			return;
+}

@@ -19,4 +19,10 @@ static inline void mem_touch(struct mem_slot *slot, uint64_t offset)
 		mem_first_touch(slot, offset);
 }
 
+/*
+ * [gpa, gpa + len) is about to be written as a whole: let what huge pages there can be come now, not small ones that would be
+ * copied together at the guest's first touch. Only advice. Any thread.
+ */
+void memory_fill_ahead(struct memory *mem, gpa_t gpa, uint64_t len);
+
 #endif

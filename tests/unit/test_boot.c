@@ -20,7 +20,7 @@
 #include <zstd.h>
 #include <cmocka.h>
 
-enum { RAM_SIZE = 32 << 20, FILE_MAX = 1 << 20, LOAD = 0x1000000, CODE_SIZE = 0x3000 };
+enum { RAM_SIZE = 32 << 20, FILE_MAX = 13 << 20, LOAD = 0x1000000, CODE_SIZE = 0x3000, BIG_CODE_SIZE = 12 << 20 };
 
 static uint8_t *ram;
 static struct memory mem;
@@ -54,14 +54,14 @@ struct file {
 
 static struct file elf, packed, image;
 
-/* An ELF file: one segment of CODE_SIZE recognisable bytes and as much again that is zero, and perhaps a note. */
-static void make_elf(uint64_t paddr, uint32_t pvh_entry)
+/* An ELF file: one segment of code_size recognisable bytes and CODE_SIZE more that are zero, and perhaps a note. */
+static void make_elf_of(size_t code_size, uint64_t paddr, uint32_t pvh_entry)
 {
 	Elf64_Ehdr header = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, 1}, .e_type = ET_EXEC,
 			     .e_machine = EM_X86_64, .e_version = 1, .e_entry = paddr + 0x10, .e_phoff = sizeof(header),
 			     .e_ehsize = sizeof(header), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1 + (pvh_entry != 0)};
 	Elf64_Phdr ph[2] = {{.p_type = PT_LOAD, .p_offset = 0x200, .p_paddr = paddr, .p_vaddr = paddr,
-			     .p_filesz = CODE_SIZE, .p_memsz = 2 * CODE_SIZE},
+			     .p_filesz = code_size, .p_memsz = code_size + CODE_SIZE},
 			    {.p_type = PT_NOTE, .p_offset = 0x180, .p_filesz = 20, .p_memsz = 20}};
 	Elf64_Nhdr note = {4, 4, 18};
 
@@ -71,9 +71,14 @@ static void make_elf(uint64_t paddr, uint32_t pvh_entry)
 	memcpy(elf.bytes + 0x180, &note, sizeof(note));
 	memcpy(elf.bytes + 0x18c, "Xen", 4);
 	put_le32(elf.bytes + 0x190, pvh_entry);
-	for (unsigned k = 0; k < CODE_SIZE; k++)
-		elf.bytes[0x200 + k] = k * 7 + k / 256;
-	elf.size = 0x200 + CODE_SIZE;
+	for (unsigned k = 0; k < code_size; k++)
+		elf.bytes[0x200 + k] = k * 7 + k / 256 + k / 65536;
+	elf.size = 0x200 + code_size;
+}
+
+static void make_elf(uint64_t paddr, uint32_t pvh_entry)
+{
+	make_elf_of(CODE_SIZE, paddr, pvh_entry);
 }
 
 static size_t pack_gzip(void)
@@ -113,11 +118,18 @@ static size_t pack_lzma(void)
 
 static size_t pack_lz4(void)
 {
-	int n = LZ4_compress_default((char *)elf.bytes, (char *)packed.bytes + 8, elf.size, FILE_MAX - 8);
+	size_t at = 4;
 
 	put_le32(packed.bytes, 0x184c2102);
-	put_le32(packed.bytes + 4, n);
-	return n + 8;
+	for (size_t done = 0, size; done < elf.size; done += size) {
+		int n;
+
+		size = elf.size - done < UNPACK_PIECE ? elf.size - done : UNPACK_PIECE;
+		n = LZ4_compress_default((char *)elf.bytes + done, (char *)packed.bytes + at + 4, size, FILE_MAX - at - 4);
+		put_le32(packed.bytes + at, n);
+		at += 4 + n;
+	}
+	return at;
 }
 
 static size_t pack_zstd(void)
@@ -196,11 +208,12 @@ static void loads_elf(void **state)
 	assert_int_equal(kernel.entry, LOAD + 0x20);
 }
 
+static size_t (*const packers[])(void) = {pack_gzip, pack_xz, pack_lzma, pack_lz4, pack_zstd};
+enum { PACKERS = sizeof(packers) / sizeof(packers[0]) };
+
 static void unpacks_everything(void **state)
 {
-	size_t (*const packers[])(void) = {pack_gzip, pack_xz, pack_lzma, pack_lz4, pack_zstd};
-
-	for (unsigned k = 0; k < sizeof(packers) / sizeof(packers[0]); k++) {
+	for (unsigned k = 0; k < PACKERS; k++) {
 		memset(ram + LOAD, 0, CODE_SIZE);
 		make_elf(LOAD, LOAD + 0x20);
 		make_bzimage(packers[k]);
@@ -215,6 +228,34 @@ static void unpacks_everything(void **state)
 		image.bytes[image.size - packed.size / 2] ^= 0x10;
 		image.bytes[image.size - packed.size / 2 + 3] ^= 0x81;
 		load(&image, image.size, RAM_SIZE); /* damaged: no crash, whatever is said */
+	}
+}
+
+/* Of more than one piece; the note is in the first, the segment in both. */
+static void unpacks_in_pieces(void **state)
+{
+	for (unsigned k = 0; k < PACKERS; k++) {
+		memset(ram + LOAD, 0, BIG_CODE_SIZE);
+		make_elf_of(BIG_CODE_SIZE, LOAD, LOAD + 0x20);
+		make_bzimage(packers[k]);
+		if (load(&image, image.size, RAM_SIZE))
+			fail_msg("packer %u: %s", k, why.text);
+		assert_int_equal(kernel.entry, LOAD + 0x10);
+		assert_memory_equal(ram + LOAD, elf.bytes + 0x200, BIG_CODE_SIZE);
+	}
+}
+
+/* The stream holds other than the size that is told of it; the ELF file itself would be whole either way. */
+static void refuses_other_sizes(void **state)
+{
+	for (unsigned k = 0; k < PACKERS; k++) {
+		for (int more = -1; more <= 1; more += 2) {
+			make_elf(LOAD, 0);
+			elf.size += 100;
+			make_bzimage(packers[k]);
+			put_le32(image.bytes + image.size - 4, (uint32_t)((int)elf.size + more));
+			refused(&image, image.size, -EINVAL, "does not unpack");
+		}
 	}
 }
 
@@ -348,10 +389,15 @@ static void acpi_tables_are_whole(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(loads_elf),	       cmocka_unit_test(unpacks_everything),
+		cmocka_unit_test(loads_elf),
+		cmocka_unit_test(unpacks_everything),
+		cmocka_unit_test(unpacks_in_pieces),
+		cmocka_unit_test(refuses_other_sizes),
 		cmocka_unit_test(lets_it_unpack_itself),
-		cmocka_unit_test(loads_32bit_whole), cmocka_unit_test(refuses_other_files),
-		cmocka_unit_test(places_the_initrd),   cmocka_unit_test(hands_over),
+		cmocka_unit_test(loads_32bit_whole),
+		cmocka_unit_test(refuses_other_files),
+		cmocka_unit_test(places_the_initrd),
+		cmocka_unit_test(hands_over),
 		cmocka_unit_test(acpi_tables_are_whole),
 	};
 
