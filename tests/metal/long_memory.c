@@ -151,6 +151,138 @@ static void strings_faulting(void)
 	CHECK_EQ(to[0x8001], from[0x7fff]);
 }
 
+/* One REP instruction at one place of code, so that it runs as whatever it was translated to; the carry flag after it, set before. */
+#define REPEAT(insn)                                                                                         \
+	static bool repeat_##insn(struct string_regs *r)                                                     \
+	{                                                                                                    \
+		bool carry;                                                                                  \
+		asm volatile("stc; rep " #insn                                                               \
+			     : "+S"(r->rsi), "+D"(r->rdi), "+c"(r->rcx), "=@ccc"(carry)                      \
+			     : "a"(r->rax)                                                                   \
+			     : "memory");                                                                    \
+		return carry;                                                                                \
+	}
+REPEAT(movsb) REPEAT(movsw) REPEAT(movsl) REPEAT(movsq)
+REPEAT(stosb) REPEAT(stosw) REPEAT(stosl) REPEAT(stosq)
+
+static bool (*const repeat_movs[])(struct string_regs *) = {repeat_movsb, repeat_movsw, repeat_movsl, repeat_movsq};
+static bool (*const repeat_stos[])(struct string_regs *) = {repeat_stosb, repeat_stosw, repeat_stosl, repeat_stosq};
+
+enum { MODEL = 2 * 4096 };
+
+/* By single bytes, element after element, in a copy of the window. */
+static void model_movs(uint8_t *model, unsigned from, unsigned to, unsigned size, unsigned count)
+{
+	uint8_t element[8];
+
+	for (unsigned i = 0; i < count; i++) {
+		for (unsigned k = 0; k < size; k++)
+			element[k] = model[from + i * size + k];
+		for (unsigned k = 0; k < size; k++)
+			model[to + i * size + k] = element[k];
+	}
+}
+
+static void model_stos(uint8_t *model, uint64_t value, unsigned to, unsigned size, unsigned count)
+{
+	for (unsigned i = 0; i < count * size; i++)
+		model[to + i] = (uint8_t)(value >> 8 * (i % size));
+}
+
+/* A copy and a fill at these offsets of the window's two pages. */
+static void string_at(unsigned log2_size, unsigned from, unsigned to, unsigned count)
+{
+	static uint8_t model[MODEL];
+	uint8_t *low = (uint8_t *)TEST;
+	const unsigned size = 1 << log2_size;
+	struct string_regs r = {TEST + from, TEST + to, count, 0};
+
+	for (unsigned i = 0; i < MODEL; i++)
+		low[i] = model[i] = (uint8_t)(i * 5 + i / 256);
+	model_movs(model, from, to, size, count);
+	CHECK_EQ(repeat_movs[log2_size](&r), true);
+	CHECK_EQ(memcmp(low, model, MODEL), 0);
+	CHECK_EQ(r.rsi, TEST + from + count * size);
+	CHECK_EQ(r.rdi, TEST + to + count * size);
+	CHECK_EQ(r.rcx, 0);
+	r = (struct string_regs){1, TEST + to, count, 0x8877665544332211};
+	model_stos(model, r.rax, to, size, count);
+	CHECK_EQ(repeat_stos[log2_size](&r), true);
+	CHECK_EQ(memcmp(low, model, MODEL), 0);
+	CHECK_EQ(r.rsi, 1);
+	CHECK_EQ(r.rdi, TEST + to + count * size);
+	CHECK_EQ(r.rcx, 0);
+}
+
+/* In one page or over its end by one element; nothing; one element that straddles the end; overlaps both ways. */
+static void strings_in_pages(void)
+{
+	group("string instructions within a page and over its end");
+	window();
+	pte[1] = (PHYS + 4096) | RW;
+	invlpg(TEST + 4096);
+	for (unsigned log2_size = 0; log2_size < 4; log2_size++) {
+		unsigned size = 1 << log2_size, page = 4096 / size;
+
+		string_at(log2_size, 0, 64, 0);
+		string_at(log2_size, 8, 64, 1);
+		string_at(log2_size, 0, 4096, page);
+		string_at(log2_size, 4096, 0, page);
+		string_at(log2_size, 1, 4096, page - 1);
+		string_at(log2_size, 4096 - 16 * size, 100, 16);
+		string_at(log2_size, 4096 - 16 * size, 100, 17);
+		string_at(log2_size, 100, 4096 - 16 * size, 16);
+		string_at(log2_size, 100, 4096 - 16 * size, 17);
+		string_at(log2_size, 4095, 200, 1);
+		string_at(log2_size, 200, 4095, 1);
+		string_at(log2_size, 500, 500 + size, 40);
+		string_at(log2_size, 500, 501, 40);
+		string_at(log2_size, 501, 500, 40);
+	}
+}
+
+/* A count whose bytes are more than 64 bits can say goes on to the next page, which is not there. */
+static void strings_without_end(void)
+{
+	struct string_regs r;
+
+	group("string instructions of very many elements");
+	window();
+	for (int i = 0; i < 2; i++) {
+		r = (struct string_regs){PHYS2, TEST + 4096 - 32, (1ull << 61) + 2, 0};
+		STRING("cld; rep movsq", r);
+		CHECK_ERROR(PF, 2);
+		CHECK_EQ(r.rcx, (1ull << 61) - 2);
+		CHECK_EQ(r.rdi, TEST + 4096);
+		r = (struct string_regs){0, TEST + 4096 - 32, (1ull << 62) + 4, 0};
+		STRING("cld; rep stosl", r);
+		CHECK_ERROR(PF, 2);
+		CHECK_EQ(r.rcx, (1ull << 62) - 4);
+		CHECK_EQ(r.rdi, TEST + 4096);
+		r = (struct string_regs){0, 0x7ffffffffffff900, 4, 0};
+		STRING("cld; rep stosq", r);
+		CHECK_ERROR(GP, 0);
+		CHECK_EQ(r.rcx, 4);
+	}
+}
+
+static void selectors(void)
+{
+	volatile uint16_t stored[2] = {0xffff, 0xffff};
+	uint64_t rax = ~0ull, r9, rdx = ~0ull;
+
+	group("selectors read");
+	asm volatile("mov %%ss, %%eax; mov %%cs, %%r9; mov %%ds, %%dx; mov %%cs, %3; mov %%r9, %1"
+		     : "+a"(rax), "=r"(r9), "+d"(rdx), "=m"(stored[0])
+		     :
+		     : "r9");
+	CHECK_EQ(rax, SEL_DATA);
+	CHECK_EQ(r9, SEL_CODE64);
+	CHECK_EQ(rdx, (~0ull << 16) | SEL_DATA);
+	CHECK_EQ(stored[0], SEL_CODE64);
+	CHECK_EQ(stored[1], 0xffff);
+}
+
 static void ports(void)
 {
 	uint8_t *buf = (uint8_t *)PHYS2;
@@ -454,6 +586,9 @@ int image_main(void)
 	setup_paging();
 	window();
 	strings_faulting();
+	strings_in_pages();
+	strings_without_end();
+	selectors();
 	ports();
 	device_memory();
 	locked();

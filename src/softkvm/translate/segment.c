@@ -74,9 +74,7 @@ bool segment_check(struct xlat *x)
 	if (i->mem.seg == SEG_CS || !mem->size || i->mem.addr_size != 4 ||
 	    (is_constant && (uint64_t)(uint32_t)i->mem.disp + mem->size > 1ull << 32))
 		return false;
-	rsp_commit(x);
-	flags_save_all(x);
-	x->flags_in_host = false;
+	interpreter_ready(x);
 	cold = cold_interpreter(x);
 	check_segment(x, i->mem.seg, cold);
 	if (!is_constant)

@@ -52,6 +52,25 @@ static void translate_mov_absolute(struct xlat *x)
 		emit_rm(&x->hot, size == 1 ? 0x8a : 0x8b | OP_66, H_RAX, x->mem);
 }
 
+static bool translate_mov_from_seg(struct xlat *x)
+{
+	const struct insn *i = &x->insn->i;
+	const struct host_mem selector = mem_base(ENV, ENV_OFF(seg[0].sel) + (int32_t)sizeof(struct x86_seg) * i->operand[1].reg);
+	struct emit *e = &x->hot;
+
+	if (i->operand[0].kind == OPK_MEM) {
+		memory_operand(x, 2, true);
+		emit_load(e, 2, SCRATCH, selector);
+		emit_store(e, 2, x->mem, SCRATCH);
+		return true;
+	}
+	if (i->operand[0].size == 2)
+		return false;
+	emit_load(e, 2, SCRATCH, selector);
+	reg_store(x, i->operand[0].reg, SCRATCH);
+	return true;
+}
+
 /*
  * BT, BTS, BTR, BTC [mem], reg: the register is a signed bit number anywhere from the operand on. The word that holds it
  * becomes the operand, the number modulo the word's size the bit.
@@ -96,6 +115,8 @@ bool translate_special(struct xlat *x)
 			return false;
 		translate_mov_absolute(x);
 		return true;
+	case SEM_MOV_FROM_SEG:
+		return translate_mov_from_seg(x);
 	case SEM_BT:
 	case SEM_BTS:
 	case SEM_BTR:

@@ -28,7 +28,7 @@ static void cold_interpret(struct xlat *x, unsigned cc)
 }
 
 /* Flags must be saved for good here: the slow way looks at them, and the check destroys the host's. */
-static void begin(struct xlat *x)
+void interpreter_ready(struct xlat *x)
 {
 	rsp_commit(x);
 	flags_save_all(x);
@@ -43,7 +43,7 @@ static void unless_cpl0(struct xlat *x)
 
 static void translate_cli(struct xlat *x)
 {
-	begin(x);
+	interpreter_ready(x);
 	unless_cpl0(x);
 	emit_alu_mem_imm(&x->hot, 4, ALU_AND, mem_base(ENV, ENV_OFF(rflags)), ~FLAG_IF);
 }
@@ -55,7 +55,7 @@ static void translate_pause(struct xlat *x)
 	emit_u8(&x->hot, 0x90);
 	if (x->v->vm->vcpu_count < 2)
 		return;
-	begin(x);
+	interpreter_ready(x);
 	emit_alu_mem_imm(&x->hot, 4, ALU_SUB, mem_base(ENV, ENV_OFF(pauses)), 1);
 	cold_interpret(x, 2);
 }
@@ -64,7 +64,7 @@ static bool translate_sti(struct xlat *x)
 {
 	if (x->insn == &x->t->insns[x->count - 1])
 		return false;
-	begin(x);
+	interpreter_ready(x);
 	unless_cpl0(x);
 	emit_rm(&x->hot, 0x80, 7, mem_base(ENV, ENV_OFF(irq_waits))); /* cmp byte, 0 */
 	emit_u8(&x->hot, 0);
@@ -109,7 +109,7 @@ static void translate_rdtsc(struct xlat *x)
 	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
 	struct emit *e = &x->hot;
 
-	begin(x);
+	interpreter_ready(x);
 	emit_rm(e, 0xf6, 0, mem_base(ENV, ENV_OFF(cr4))); /* test byte, imm8 */
 	emit_u8(e, CR4_TSD);
 	cold_interpret(x, 5);
@@ -133,7 +133,7 @@ static void translate_swapgs(struct xlat *x)
 {
 	struct emit *e = &x->hot;
 
-	begin(x);
+	interpreter_ready(x);
 	unless_cpl0(x);
 	groups_forget(x);
 	emit_load(e, 8, SCRATCH, segment_base(SEG_GS));
@@ -144,7 +144,7 @@ static void translate_swapgs(struct xlat *x)
 
 static void unless_fsgsbase(struct xlat *x)
 {
-	begin(x);
+	interpreter_ready(x);
 	emit_rm(&x->hot, 0xf7, 0, mem_base(ENV, ENV_OFF(cr4))); /* test dword, imm32 */
 	emit_u32(&x->hot, CR4_FSGSBASE);
 	cold_interpret(x, 4);

@@ -168,7 +168,8 @@ static void translate_one(struct xlat *x)
 		rsp_commit(x);
 	if ((x->t->lockstep && verify_is_apart(i)) || !is_offered(x, i) ||
 	    !segment_check(x) ||
-	    !(translate_flow(x) || (x->segmented ? translate_segmented(x) : translate_stack(x)) || translate_special(x) || translate_system(x) || reencode(x)))
+	    !(translate_flow(x) || (x->segmented ? translate_segmented(x) : translate_stack(x)) || translate_special(x) || translate_system(x) || translate_string(x) ||
+	      reencode(x)))
 		emit_interpret(x, i->row->branch != BR_NONE || i->row->attrs & INSN_END);
 	sites_finish(x);
 }

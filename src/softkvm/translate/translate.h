@@ -562,11 +562,12 @@ bool reencode(struct xlat *x); /* false: interpret it */
 /* The operand in memory that is read or written; NULL: none. */
 const struct operand *memory_operand_of(const struct insn *i);
 
-/* --- flow.c, stack.c, special.c, system.c --- */
+/* --- flow.c, stack.c, special.c, system.c, string.c --- */
 bool translate_flow(struct xlat *x);
 bool translate_stack(struct xlat *x);
 bool translate_special(struct xlat *x);
 bool translate_system(struct xlat *x);
+bool translate_string(struct xlat *x);
 void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 /* In the cold part: if condition cc holds, execute from the current instruction on in a plain block. */
 void exit_to_plain(struct xlat *x, unsigned cc);
@@ -574,8 +575,12 @@ void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
 /* RFLAGS as PUSHF shows it, from its two homes, into COLD_TEMP; VM and RF are zero. Flags are saved. */
 void emit_flags_word(struct xlat *x);
-/* Where to jump for having the current instruction interpreted. RSP is committed and living flags are saved there. */
+/*
+ * Where to jump for having the current instruction interpreted. RSP is committed and living flags are saved there: that is what
+ * interpreter_ready() does before, once for all such jumps, whose conditions may then use the host's flags.
+ */
 const uint8_t *cold_interpreter(struct xlat *x);
+void interpreter_ready(struct xlat *x);
 
 /* --- trampoline.c --- */
 int trampolines_emit(struct translator *t);
