@@ -104,11 +104,11 @@ struct vcpu {
 	uint64_t tlb_mask;			/* byte mask of index: (entries - 1) * 16 */
 	struct tlb_entry stack;			/* copy of the write entry of the stack's page: tlb_drop_stack() */
 	_Atomic(const uint32_t *) code_ids;	/* what blocks compare with: itlb, or without ids while cont is 0 */
-	uint64_t engine_hot[3];			/* the translator's: jump cache, saved flags, room for a return address */
+	uint64_t engine_hot[3];			/* the translator's: scratch, saved flags, room for a return address */
 	uint64_t gpr[16];
 	/* -- 256 bytes from the start up to here -- */
 
-	uint64_t engine_cold[22];		/* the translator's */
+	uint64_t engine_cold[21];		/* the translator's */
 	uint64_t rip;
 	uint64_t rflags;			/* always complete between instructions */
 	struct tlb_entry *tlb[TLB_KINDS];	/* active tables: current address space and privilege; see mmu.h */
@@ -202,6 +202,12 @@ struct vcpu {
 	uint64_t steps;				/* instructions that the interpreter executed */
 	struct vcpu_counts own_counts, *counts; /* counts: own_counts, or in a file that the user reads */
 };
+
+/*
+ * Memory behind each vCPU, zeroed, for a table of the engine's: where translated code finds it relative to the vCPU, without
+ * a load. One huge page holds it, the vCPU and its SIGNAL_ROOM.
+ */
+enum { ENGINE_TABLE_AT = (sizeof(struct vcpu) + PAGE_SIZE - 1) / PAGE_SIZE * PAGE_SIZE, ENGINE_TABLE_SIZE = 1 << 20 };
 
 /* A vCPU's memory, zeroed; NULL: none. Any thread (api/vcpu_memory.c). */
 struct vcpu *vcpu_memory_new(void);

@@ -251,17 +251,17 @@ static bool translate_count_branch(struct xlat *x)
 /* rsp_fix: how far this instruction has moved guest RSP, to take back if the target is not canonical. */
 void exit_indirect(struct xlat *x, int rsp_fix)
 {
+	const int32_t cache = ENGINE_TABLE_AT - ENV_BIAS;
+	const unsigned scale = 4 - JUMP_CACHE_DROPPED_BITS; /* entries have 16 bytes */
 	struct emit *e = &x->hot;
 	struct site *s = site_new(x);
 
 	s->rsp_adj = (int16_t)-rsp_fix;
 	emit_mov(e, 4, SCRATCH, ADDR);
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (JUMP_CACHE_ENTRIES - 1) << JUMP_CACHE_DROPPED_BITS);
-	emit_shift_imm(e, 4, SHIFT_SHL, SCRATCH, 4 - JUMP_CACHE_DROPPED_BITS); /* entries have 16 bytes */
-	emit_alu_rm(e, 8, ALU_ADD, SCRATCH, mem_base(ENV, ENV_HOT(HOT_JUMP_CACHE)));
-	emit_alu_rm(e, 8, ALU_CMP, ADDR, mem_base(SCRATCH, 0));
+	emit_alu_rm(e, 8, ALU_CMP, ADDR, mem_index(ENV, SCRATCH, scale, cache + (int32_t)offsetof(struct jump_cache_entry, pc)));
 	emit_jcc(e, 5, emit_here(&x->cold));
-	emit_jmp_mem(e, mem_base(SCRATCH, 8));
+	emit_jmp_mem(e, mem_index(ENV, SCRATCH, scale, cache + (int32_t)offsetof(struct jump_cache_entry, code)));
 	emit_name(x, &x->cold, s);
 	emit_jmp(&x->cold, x->t->tramp[TRAMP_INDIRECT]);
 	x->ended = true;
@@ -366,9 +366,9 @@ static void translate_indirect(struct xlat *x)
 		segmented_target_check(x);
 	}
 	if (is_call) {
-		emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), ADDR);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), ADDR);
 		emit_call_push(x, next_va(x));
-		emit_load(&x->hot, 8, ADDR, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+		emit_load(&x->hot, 8, ADDR, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 	} else {
 		rsp_commit(x);
 	}

@@ -46,9 +46,7 @@ static uint64_t leave(struct vcpu *v)
 
 static struct jump_cache_entry *jump_cache_slot(struct vcpu *v, gva_t pc)
 {
-	struct jump_cache_entry *cache = (void *)(uintptr_t)v->engine_hot[HOT_JUMP_CACHE];
-
-	return &cache[jump_cache_index(pc)];
+	return &jump_cache(v)[jump_cache_index(pc)];
 }
 
 static gva_t block_va(const struct block *b)

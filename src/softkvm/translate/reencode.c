@@ -179,7 +179,7 @@ static unsigned borrow(struct xlat *x, struct plan *p)
 	for (unsigned k = 0; k < sizeof(candidates); k++)
 		if (!uses_guest(p, candidates[k])) {
 			p->borrowed = candidates[k];
-			emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), p->borrowed);
+			emit_store(&x->hot, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), p->borrowed);
 			return p->borrowed;
 		}
 	return H_NONE;
@@ -285,7 +285,7 @@ static void write_back(struct xlat *x, const struct plan *p)
 	if (p->implicit_rcx_write)
 		emit_mov(&x->hot, 8, GUEST_RCX, H_RCX);
 	if (p->borrowed != H_NONE)
-		emit_load(&x->hot, 8, p->borrowed, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+		emit_load(&x->hot, 8, p->borrowed, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 }
 
 /* 32-bit code may have VEX.W set where it would say that a general operand has 64 bits: it is ignored there. */

@@ -201,7 +201,7 @@ static void empty_region(struct translator *t, struct region *r)
 
 static void jump_cache_forget(struct vcpu *v, const struct translator *t, const struct region *r)
 {
-	struct jump_cache_entry *e = ((struct vcpu_translator *)v->translator)->jump_cache;
+	struct jump_cache_entry *e = jump_cache(v);
 	const uint8_t *start = t->cache.rx + r->space.hot_start, *end = t->cache.rx + r->space.hot_end;
 
 	for (unsigned k = 0; k < JUMP_CACHE_ENTRIES; k++)

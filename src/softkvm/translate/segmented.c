@@ -191,9 +191,9 @@ static bool push_value(struct xlat *x)
 	case OPK_MEM:
 		segmented_operand(x, size, false);
 		emit_load(&x->hot, size, SCRATCH, x->mem);
-		emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), SCRATCH);
 		segmented_push_check(x, size, size);
-		emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+		emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 		emit_store(&x->hot, size, x->mem, SCRATCH);
 		break;
 	default:
@@ -246,7 +246,7 @@ static void push_flags(struct xlat *x)
 	emit_jcc(&x->hot, 5, x->interpreter);
 	emit_flags_word(x);
 	segmented_push_check(x, size, size);
-	emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+	emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 	emit_store(&x->hot, size, x->mem, SCRATCH);
 	segmented_move_sp(x, -(int)size);
 }

@@ -86,7 +86,7 @@ static bool translate_bit_string(struct xlat *x)
 	flags_clobber(x);
 	reg_load(x, size, SCRATCH, reg);
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, (int32_t)size * 8 - 1);
-	emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
+	emit_store(e, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), SCRATCH);
 	memory_address(x, 0);
 	reg_load(x, size, SCRATCH, reg);
 	if (size == 4)
@@ -95,7 +95,7 @@ static bool translate_bit_string(struct xlat *x)
 	emit_lea(e, x->word, ADDR, mem_index(ADDR, SCRATCH, size == 8 ? 3 : 2, 0));
 	memory_check(x, size, i->operand[0].access & ACC_W);
 	flags_need(x);
-	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 	if (i->prefixes & PFX_LOCK)
 		emit_u8(e, 0xf0);
 	emit_rm(e, i->opcode | 1 << OP_MAP_SHIFT | (size == 8 ? OP_W : 0), SCRATCH, mem_base(ADDR, 0));

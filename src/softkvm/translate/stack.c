@@ -33,9 +33,9 @@ static bool translate_push(struct xlat *x)
 	case OPK_MEM:
 		memory_operand(x, x->word, false);
 		emit_load(&x->hot, x->word, SCRATCH, x->mem);
-		emit_store(&x->hot, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
+		emit_store(&x->hot, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), SCRATCH);
 		memory_stack(x, -(int)x->word, x->word, true);
-		emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+		emit_load(&x->hot, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 		emit_store(&x->hot, x->word, x->mem, SCRATCH);
 		break;
 	default:
@@ -50,9 +50,14 @@ static bool translate_pop(struct xlat *x)
 	const struct operand *o = &x->insn->i.operand[0];
 	unsigned host;
 
-	if (o->kind != OPK_GPR || o->reg == RSP)
+	if (o->kind != OPK_GPR)
 		return false;
 	memory_stack(x, 0, x->word, false);
+	if (o->reg == RSP) {
+		emit_load(&x->hot, x->word, GUEST_RSP, x->mem);
+		x->rsp_adj = 0;
+		return true;
+	}
 	host = host_register[o->reg];
 	emit_load(&x->hot, x->word, host == H_NONE ? (unsigned)SCRATCH : host, x->mem);
 	if (host == H_NONE)

@@ -66,7 +66,7 @@ static void translate_stos(struct xlat *x, unsigned size, const uint8_t *slow)
 
 static void translate_movs(struct xlat *x, unsigned size, const uint8_t *slow)
 {
-	const struct host_mem temp = mem_base(ENV, ENV_COLD(COLD_TEMP));
+	const struct host_mem temp = mem_base(ENV, ENV_HOT(HOT_TEMP));
 	struct emit *e = &x->hot;
 
 	check_bytes(x, H_RSI, size, false, slow);

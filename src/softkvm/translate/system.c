@@ -88,7 +88,7 @@ void emit_flags_word(struct xlat *x)
 	emit_load(e, 4, SCRATCH, mem_base(ENV, ENV_OFF(rflags)));
 	emit_alu_imm(e, 4, ALU_AND, SCRATCH, ~(FLAGS_STATUS | FLAG_RF | FLAG_VM));
 	emit_alu_rr(e, 4, ALU_OR, SCRATCH, ADDR);
-	emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
+	emit_store(e, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), SCRATCH);
 }
 
 static void translate_pushf(struct xlat *x)
@@ -99,7 +99,7 @@ static void translate_pushf(struct xlat *x)
 	x->flags_in_host = false;
 	emit_flags_word(x);
 	memory_stack(x, -(int)x->word, x->word, true);
-	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+	emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 	emit_store(e, x->word, x->mem, SCRATCH);
 	x->rsp_adj = (int16_t)(x->rsp_adj - (int)x->word);
 }

@@ -60,9 +60,9 @@ static void emit_trampoline(struct emit *e, enum trampoline which)
 	static const uint8_t call_rax[] = { 0xff, 0xd0 };
 
 	if (which == TRAMP_LINK_HOST_FLAGS) {
-		emit_store(e, 8, mem_base(ENV, ENV_COLD(COLD_TEMP)), SCRATCH);
+		emit_store(e, 8, mem_base(ENV, ENV_HOT(HOT_TEMP)), SCRATCH);
 		emit_flags_store(e);
-		emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_COLD(COLD_TEMP)));
+		emit_load(e, 8, SCRATCH, mem_base(ENV, ENV_HOT(HOT_TEMP)));
 	}
 	save_registers(e);
 	emit_lea(e, 8, H_RDI, mem_base(ENV, -ENV_BIAS));

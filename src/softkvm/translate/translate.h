@@ -43,11 +43,11 @@ enum { ENV = H_RSP, TLB_BASE = H_R8, SCRATCH = H_RCX, ADDR = H_R9, GUEST_RCX = H
 #define ENV_OFF(field) ((int32_t)offsetof(struct vcpu, field) - ENV_BIAS)
 
 /* vcpu.engine_hot[]; the last of them is where a CALL in translated code puts its return address */
-enum { HOT_JUMP_CACHE, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */ };
+enum { HOT_TEMP, HOT_SAVED_FLAGS /* LAHF's AH, SETO's AL */ };
 #define ENV_HOT(n) (ENV_OFF(engine_hot) + 8 * (int32_t)(n))
 _Static_assert(offsetof(struct vcpu, engine_hot[2]) == ENV_BIAS - 8, "under the stack pointer");
 /* vcpu.engine_cold[] */
-enum { COLD_STREAM = 0 /* 8 TLB entries of a loop */, COLD_TEMP = 16, COLD_RESULT, COLD_SPARE, COLD_SCRATCH, COLD_TARGET,
+enum { COLD_STREAM = 0 /* 8 TLB entries of a loop */, COLD_RESULT = 16, COLD_SPARE, COLD_SCRATCH, COLD_TARGET,
        COLD_STACK /* the thread's */, COLD_WORDS };
 _Static_assert(sizeof(((struct vcpu *)0)->engine_cold) == 8 * COLD_WORDS, "vcpu.h");
 #define ENV_COLD(n) (ENV_OFF(engine_cold) + 8 * (int32_t)(n))
@@ -186,6 +186,11 @@ struct jump_cache_entry {
 };
 /* By address without its lowest two bits: targets that are near each other share a cache line. */
 enum { JUMP_CACHE_ENTRIES = 1 << 16, JUMP_CACHE_DROPPED_BITS = 2 };
+_Static_assert(JUMP_CACHE_ENTRIES * sizeof(struct jump_cache_entry) == ENGINE_TABLE_SIZE, "the table behind the vCPU");
+static inline struct jump_cache_entry *jump_cache(struct vcpu *v)
+{
+	return (void *)((uint8_t *)v + ENGINE_TABLE_AT);
+}
 static inline uint32_t jump_cache_index(gva_t pc)
 {
 	return (uint32_t)pc >> JUMP_CACHE_DROPPED_BITS & (JUMP_CACHE_ENTRIES - 1);
@@ -263,7 +268,6 @@ struct translator { /* one per VM */
 struct vcpu_translator { /* vcpu.translator */
 	struct handler_counts counts;
 	struct translator *t;
-	struct jump_cache_entry *jump_cache;
 	_Atomic bool inside; /* in translated code or its handlers: addresses in the cache are held */
 	uint64_t flushes_before; /* tlb_flush_seen when the handler was entered */
 	void *outer[5]; /* the run loop's leave_buf */
@@ -573,7 +577,7 @@ void exit_direct(struct xlat *x, struct emit *e, gva_t target);
 void exit_to_plain(struct xlat *x, unsigned cc);
 void exit_indirect(struct xlat *x, int rsp_fix); /* target in ADDR */
 void emit_interpret(struct xlat *x, bool ends);
-/* RFLAGS as PUSHF shows it, from its two homes, into COLD_TEMP; VM and RF are zero. Flags are saved. */
+/* RFLAGS as PUSHF shows it, from its two homes, into HOT_TEMP; VM and RF are zero. Flags are saved. */
 void emit_flags_word(struct xlat *x);
 /*
  * Where to jump for having the current instruction interpreted. RSP is committed and living flags are saved there: that is what

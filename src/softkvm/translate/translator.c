@@ -18,7 +18,6 @@
 #include "softkvm/translate/fault.h"
 #include "softkvm/translate/translate.h"
 
-enum { JUMP_CACHE_SIZE = JUMP_CACHE_ENTRIES * sizeof(struct jump_cache_entry) };
 /* Of code, in KiB; descriptions take three quarters of that. Together the most that a VM's translations take. */
 enum { CACHE_DEFAULT = 38 << 10, CACHE_LEAST = 1 << 10, CACHE_MOST = CODECACHE_MOST >> 10 };
 
@@ -153,14 +152,6 @@ bool engine_can_translate(const struct vcpu *v)
 void jump_cache_clear_entry(struct jump_cache_entry *cache, unsigned index)
 {
 	cache[index] = (struct jump_cache_entry){ .pc = index ? 0 : 1 << JUMP_CACHE_DROPPED_BITS };
-}
-
-static void jump_cache_clear(struct vcpu *v)
-{
-	struct vcpu_translator *vt = (void *)v->translator;
-
-	for (unsigned k = 0; k < JUMP_CACHE_ENTRIES; k++)
-		jump_cache_clear_entry(vt->jump_cache, k);
 }
 
 static struct vcpu_translator *translator_part(struct vcpu *v)
@@ -358,10 +349,8 @@ static void translate_vcpu_deinit(struct vcpu *v)
 {
 	struct vcpu_translator *vt = (void *)v->translator;
 
-	if (vt) {
+	if (vt)
 		stats_add(v->vm->engine_data, &vt->counts);
-		backing_free(vt->jump_cache, JUMP_CACHE_SIZE);
-	}
 	free(vt);
 	v->translator = NULL;
 	engine_interpret.vcpu_deinit(v);
@@ -373,15 +362,12 @@ static int translate_vcpu_init(struct vcpu *v)
 	int err = engine_interpret.vcpu_init(v);
 
 	v->translator = (void *)vt;
-	if (vt)
-		vt->jump_cache = backing_new(JUMP_CACHE_SIZE);
-	if (err || !vt || !vt->jump_cache) {
+	if (err || !vt) {
 		translate_vcpu_deinit(v);
 		return err ? err : -ENOMEM;
 	}
 	vt->t = v->vm->engine_data;
-	jump_cache_clear(v);
-	v->engine_hot[HOT_JUMP_CACHE] = (uintptr_t)vt->jump_cache;
+	jump_cache_clear_entry(jump_cache(v), 0); /* all others are clear as zeroes */
 	return 0;
 }
 
