@@ -17,7 +17,7 @@
 #include "base/bytes.h"
 #include "machine/boot.h"
 
-enum { LZMA_MEMORY_LIMIT = 256 << 20 };
+enum { LZMA_MEMORY_LIMIT = 256 << 20, ZSTD_WINDOW_LOG = 30 };
 _Static_assert(UNPACK_PIECE == 8 << 20, "the blocks of LZ4's legacy frame");
 
 struct output {
@@ -161,6 +161,7 @@ static int unpack_zstd(struct span packed, struct output *out)
 	z = ZSTD_createDStream();
 	if (!z)
 		return -ENOMEM;
+	ZSTD_DCtx_setParameter(z, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG); /* as much as one call for the whole would take */
 	err = run_zstd(z, &in, out);
 	ZSTD_freeDStream(z);
 	return err;
