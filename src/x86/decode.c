@@ -74,25 +74,33 @@ static void take_segment(struct decode *d, uint8_t segment)
 		d->segment = segment;
 }
 
-/* Consumes one legacy prefix; false if the byte is none. */
-static bool take_prefix(struct decode *d, uint8_t byte)
+/* One legacy prefix. */
+static void take_prefix(struct decode *d, uint8_t byte)
 {
 	struct insn *i = d->insn;
 
 	switch (byte) {
-	case 0x26: take_segment(d, SEG_ES); return true;
-	case 0x2e: take_segment(d, SEG_CS); return true;
-	case 0x36: take_segment(d, SEG_SS); return true;
-	case 0x3e: take_segment(d, SEG_DS); return true;
-	case 0x64: take_segment(d, SEG_FS); return true;
-	case 0x65: take_segment(d, SEG_GS); return true;
-	case 0x66: i->prefixes |= PFX_66; return true;
-	case 0x67: i->prefixes |= PFX_67; return true;
-	case 0xf0: i->prefixes |= PFX_LOCK; return true;
-	case 0xf2: i->prefixes = (i->prefixes & ~PFX_REP) | PFX_REPNE; return true;
-	case 0xf3: i->prefixes = (i->prefixes & ~PFX_REPNE) | PFX_REP; return true;
+	case 0x26: take_segment(d, SEG_ES); break;
+	case 0x2e: take_segment(d, SEG_CS); break;
+	case 0x36: take_segment(d, SEG_SS); break;
+	case 0x3e: take_segment(d, SEG_DS); break;
+	case 0x64: take_segment(d, SEG_FS); break;
+	case 0x65: take_segment(d, SEG_GS); break;
+	case 0x66: i->prefixes |= PFX_66; break;
+	case 0x67: i->prefixes |= PFX_67; break;
+	case 0xf0: i->prefixes |= PFX_LOCK; break;
+	case 0xf2: i->prefixes = (i->prefixes & ~PFX_REP) | PFX_REPNE; break;
+	case 0xf3: i->prefixes = (i->prefixes & ~PFX_REPNE) | PFX_REP; break;
 	}
-	return false;
+}
+
+/* Is it a prefix other than REX? A bit for each byte: most instructions have none. */
+static bool is_prefix(uint8_t byte)
+{
+	static const uint64_t bytes[4] = {1ull << 0x26 | 1ull << 0x2e | 1ull << 0x36 | 1ull << 0x3e,
+					  0xfull << (0x64 - 0x40), 0, 1ull << (0xf0 - 0xc0) | 3ull << (0xf2 - 0xc0)};
+
+	return bytes[byte / 64] >> byte % 64 & 1;
 }
 
 /* Prefixes up to and including REX. Leaves d->pos at the opcode (or VEX) byte. */
@@ -103,10 +111,11 @@ static bool take_prefixes(struct decode *d)
 	while (need(d, 1)) {
 		uint8_t byte = d->code[d->pos];
 
-		if (take_prefix(d, byte)) {
-			i->rex = 0;
-		} else if (i->mode == MODE_64 && (byte & 0xf0) == 0x40) {
+		if (i->mode == MODE_64 && (byte & 0xf0) == 0x40) {
 			i->rex = byte;
+		} else if (is_prefix(byte)) {
+			take_prefix(d, byte);
+			i->rex = 0;
 		} else {
 			if (i->rex)
 				i->prefixes |= PFX_REX;

@@ -4,14 +4,20 @@
  */
 #include "softkvm/translate/emit.h"
 
+static bool has_room(struct emit *e, unsigned n)
+{
+	if (n <= (uintptr_t)(e->end - e->p))
+		return true;
+	e->overflow = true;
+	return false;
+}
+
 void emit_bytes(struct emit *e, const void *bytes, unsigned n)
 {
 	const uint8_t *b = bytes;
 
-	if (n > (uintptr_t)(e->end - e->p)) {
-		e->overflow = true;
+	if (!has_room(e, n))
 		return;
-	}
 	for (unsigned i = 0; i < n; i++)
 		e->p[i] = b[i];
 	e->p += n;
@@ -19,12 +25,18 @@ void emit_bytes(struct emit *e, const void *bytes, unsigned n)
 
 void emit_u32(struct emit *e, uint32_t x)
 {
-	emit_bytes(e, &x, 4);
+	if (!has_room(e, sizeof(x)))
+		return;
+	__builtin_memcpy(e->p, &x, sizeof(x));
+	e->p += sizeof(x);
 }
 
 void emit_u64(struct emit *e, uint64_t x)
 {
-	emit_bytes(e, &x, 8);
+	if (!has_room(e, sizeof(x)))
+		return;
+	__builtin_memcpy(e->p, &x, sizeof(x));
+	e->p += sizeof(x);
 }
 
 void emit_nops(struct emit *e, unsigned n)
