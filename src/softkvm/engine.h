@@ -8,6 +8,8 @@
 
 #include "softkvm/vm.h"
 
+struct code_change; /* mmu/mmu.h */
+
 struct engine {
 	const char *name; /* "interpret", "translate", "verify" */
 	int (*vm_init)(struct vm *vm);
@@ -20,8 +22,11 @@ struct engine {
 	 * also leave by raise_*()/vcpu_leave(). With `single` set exactly one instruction is executed.
 	 */
 	void (*run)(struct vcpu *v, bool single);
-	/* Guest-physical page contents changed behind the engine (slot change, DMA found by hash). Any thread. */
-	void (*code_changed)(struct vm *vm, gpa_t gpa, uint64_t len);
+	/*
+	 * Guest-physical page contents changed behind the engine (store, slot change, DMA found by hash). What was made of them is
+	 * forgotten; then, before anything is made of them again, code_change_done() is called if there is a change. Any thread.
+	 */
+	void (*code_changed)(struct vm *vm, gpa_t gpa, uint64_t len, struct code_change *change);
 };
 
 extern const struct engine engine_interpret;

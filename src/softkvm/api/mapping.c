@@ -124,7 +124,7 @@ static void suspect(struct vm *vm, const struct part *part)
 static void forget_code(struct vm *vm, const struct part *part)
 {
 	if (vm->engine->code_changed)
-		vm->engine->code_changed(vm, part->slot->gpa + part->offset, part->len);
+		vm->engine->code_changed(vm, part->slot->gpa + part->offset, part->len, NULL);
 }
 
 static void contents_changed(struct vm *vm, const struct part *part)

@@ -127,9 +127,9 @@ long memory_region_set(struct vm *vm, const struct kvm_userspace_memory_region *
 	err = memory_set_slot(&vm->mem, &slot);
 	if (!err) {
 		if (old_size && vm->engine->code_changed)
-			vm->engine->code_changed(vm, old_gpa, old_size);
+			vm->engine->code_changed(vm, old_gpa, old_size, NULL);
 		if (slot.size && vm->engine->code_changed)
-			vm->engine->code_changed(vm, slot.gpa, slot.size);
+			vm->engine->code_changed(vm, slot.gpa, slot.size, NULL);
 		if (begins_log && vm->dirty_log_manual & KVM_DIRTY_LOG_INITIALLY_SET)
 			log_all_pages(vm, slot.id);
 		if (!old && slot.size)

@@ -94,10 +94,12 @@ static void interpret_vm_deinit(struct vm *vm)
 }
 
 /* A store hit code that somebody decoded: every vCPU looks its block up again before the next instruction. */
-static void interpret_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
+static void interpret_code_changed(struct vm *vm, gpa_t gpa, uint64_t len, struct code_change *change)
 {
 	unsigned count = atomic_load(&vm->vcpu_count);
 
+	if (change)
+		code_change_done(change); /* decoded code is stale by its generation */
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k])
 			vcpu_call_out(vm->vcpu[k]);

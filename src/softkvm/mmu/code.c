@@ -232,12 +232,6 @@ struct code_page *code_page_get(struct vcpu *v, gpa_t gpa)
 
 /* --- changes --- */
 
-static void tell_engine(struct vm *vm, gpa_t gpa, uint64_t len)
-{
-	if (vm->engine && vm->engine->code_changed)
-		vm->engine->code_changed(vm, gpa, len);
-}
-
 /* Under the page's lock. The caller counts generation up afterwards. */
 static void unwatch_locked(struct code_page *page)
 {
@@ -246,22 +240,35 @@ static void unwatch_locked(struct code_page *page)
 	atomic_fetch_and(&page->flags, ~(uint32_t)CODE_PAGE_PRESENT);
 }
 
-/* Bytes of these marked grains changed. Enough of it: the page is data now. Returns whether it was unwatched. */
-static bool page_changed(struct code_page *page, const uint8_t *page_hva, uint64_t grains)
+void code_change_done(struct code_change *c)
+{
+	page_lock(c->page);
+	if (c->unwatch)
+		unwatch_locked(c->page);
+	else
+		atomic_fetch_and(&c->page->grains, ~c->grains);
+	c->page->hash = grains_hash(c->page_hva, atomic_load(&c->page->grains));
+	atomic_fetch_add(&c->page->generation, 1);
+	page_unlock(c->page);
+}
+
+/*
+ * Bytes of these marked grains changed. Enough of it: the page is data now. The engine forgets first: were the marks gone before, a
+ * vCPU that stores there would go on in what was made of the bytes before its store.
+ */
+static void page_changed(struct vm *vm, struct code_page *page, const uint8_t *page_hva, gpa_t gpa, uint64_t len, uint64_t grains)
 {
 	uint32_t count = (uint32_t)__builtin_popcountll(grains);
-	bool unwatch;
+	struct code_change c = {page, page_hva, grains, atomic_fetch_add(&page->hits, count) + count >= UNWATCH_GRAINS};
 
-	page_lock(page);
-	unwatch = atomic_fetch_add(&page->hits, count) + count >= UNWATCH_GRAINS;
-	if (unwatch)
-		unwatch_locked(page);
+	if (c.unwatch) {
+		gpa &= PAGE_MASK;
+		len = PAGE_SIZE;
+	}
+	if (vm->engine && vm->engine->code_changed)
+		vm->engine->code_changed(vm, gpa, len, &c);
 	else
-		atomic_fetch_and(&page->grains, ~grains);
-	page->hash = grains_hash(page_hva, atomic_load(&page->grains));
-	atomic_fetch_add(&page->generation, 1);
-	page_unlock(page);
-	return unwatch;
+		code_change_done(&c);
 }
 
 bool code_page_unwatch_unused(struct code_page *page)
@@ -291,10 +298,7 @@ static void written_in_page(struct vm *vm, struct mem_slot *slot, gpa_t gpa, uin
 	hit = atomic_load(&page->grains) & grain_mask(gpa, len);
 	if (!hit)
 		return;
-	if (page_changed(page, slot->hva + (base - slot->gpa), hit))
-		tell_engine(vm, base, PAGE_SIZE);
-	else
-		tell_engine(vm, gpa, len);
+	page_changed(vm, page, slot->hva + (base - slot->gpa), gpa, len, hit);
 }
 
 void code_written(struct vm *vm, gpa_t gpa, uint64_t len)
@@ -324,6 +328,5 @@ void code_check_hash(struct vcpu *v, struct code_page *page, gpa_t gpa, const ui
 	page_unlock(page);
 	if (!changed)
 		return;
-	page_changed(page, page_hva, ~0ull);
-	tell_engine(v->vm, gpa, PAGE_SIZE);
+	page_changed(v->vm, page, page_hva, gpa, PAGE_SIZE, ~0ull);
 }

@@ -133,6 +133,15 @@ struct code_page *code_page_get(struct vcpu *v, gpa_t gpa);
 struct code_page *code_page_find(struct vm *vm, gpa_t gpa);
 /* Bytes of RAM changed: by a vCPU's store to a watched page, or by a device. Any thread; call it after the store. */
 void code_written(struct vm *vm, gpa_t gpa, uint64_t len);
+
+/* Bytes of a watched page have changed, and what was made of them is forgotten: the marks go, too. For engines (engine.h). */
+struct code_change {
+	struct code_page *page;
+	const uint8_t *page_hva;
+	uint64_t grains;
+	bool unwatch;
+};
+void code_change_done(struct code_change *change);
 /* Records of a slot's pages, zeroed, for mem_slot.user; free with the slot. NULL: no memory (then made at first use). */
 void *code_table_new(uint64_t slot_size);
 void code_table_free(void *table, uint64_t slot_size);

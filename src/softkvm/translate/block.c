@@ -443,7 +443,7 @@ static void bring_out_others(struct vm *vm, struct vcpu *self)
 			vcpu_call_out(vm->vcpu[k]);
 }
 
-void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len)
+void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len, struct code_change *change)
 {
 	struct translator *t = vm->engine_data;
 	uint64_t dead;
@@ -463,6 +463,8 @@ void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len
 		len -= part;
 	}
 	dead = t->invalidated - dead;
+	if (change)
+		code_change_done(change);
 	translator_unlock(t);
 	if (dead)
 		bring_out_others(vm, self);

@@ -372,11 +372,11 @@ static int translate_vcpu_init(struct vcpu *v)
 }
 
 /* In the modes that the interpreter runs it may be inside a block of the bytes. */
-static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
+static void translate_code_changed(struct vm *vm, gpa_t gpa, uint64_t len, struct code_change *change)
 {
 	unsigned count = atomic_load(&vm->vcpu_count);
 
-	blocks_invalidate(vm, fault_thread_vcpu(), gpa, len);
+	blocks_invalidate(vm, fault_thread_vcpu(), gpa, len, change);
 	for (unsigned k = 0; k < count; k++)
 		if (vm->vcpu[k] && __atomic_load_n(&vm->vcpu[k]->mode, __ATOMIC_RELAXED) != MODE_64)
 			vcpu_call_out(vm->vcpu[k]);

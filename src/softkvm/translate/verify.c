@@ -606,9 +606,9 @@ static void verify_vm_deinit(struct vm *vm)
 	engine_translate.vm_deinit(vm);
 }
 
-static void verify_code_changed(struct vm *vm, gpa_t gpa, uint64_t len)
+static void verify_code_changed(struct vm *vm, gpa_t gpa, uint64_t len, struct code_change *change)
 {
-	engine_translate.code_changed(vm, gpa, len);
+	engine_translate.code_changed(vm, gpa, len, change);
 }
 
 const struct engine engine_verify = {
