@@ -10,12 +10,12 @@
 #include <lzma.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "base/bytes.h"
 #include "machine/boot.h"
+#include "memory/backing.h"
 
 enum { LZMA_MEMORY_LIMIT = 256 << 20, ZSTD_WINDOW_LOG = 30 };
 _Static_assert(UNPACK_PIECE == 8 << 20, "the blocks of LZ4's legacy frame");
@@ -197,11 +197,10 @@ int unpack(struct span packed, size_t out_size, unpack_taker *take, void *opaque
 	*format = f ? f->name : NULL;
 	if (!f)
 		return -ENOTSUP;
-	out.piece = mmap(NULL, UNPACK_PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (out.piece == MAP_FAILED)
+	out.piece = backing_new(UNPACK_PIECE);
+	if (!out.piece)
 		return -ENOMEM;
-	madvise(out.piece, UNPACK_PIECE, MADV_HUGEPAGE);
 	err = f->unpack(packed, &out);
-	munmap(out.piece, UNPACK_PIECE);
+	backing_free(out.piece, UNPACK_PIECE);
 	return err;
 }

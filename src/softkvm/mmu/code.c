@@ -4,8 +4,8 @@
  *
  * A page of RAM of which code is made becomes watched (PRESENT): no vCPU keeps a write entry for it, so stores take
  * the slow way and end in code_written(). That compares the store with the page's marked 64-byte grains: data beside
- * code costs only the slow store; a hit changes `generation`, which makes decoded code stale, tells the engine and
- * unmarks the grain, as nothing is made of it any more. After UNWATCH_GRAINS such grains without new code the page is
+ * code costs only the slow store; a hit tells the engine, which forgets what it made of the grain, then unmarks that
+ * and changes `generation`, which makes decoded code stale. After UNWATCH_GRAINS such grains without new code the page is
  * being written anew, by a JIT compiler or as data: it is watched no longer. Nor is one that is written when no grain is
  * marked.
  *

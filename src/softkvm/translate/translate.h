@@ -424,7 +424,7 @@ struct block *block_get_plain(struct vcpu *v, gva_t rip);
 /* May b be entered now, as far as its page is concerned? Then the instruction TLB knows from here on. Raises #PF. */
 bool block_is_current(struct vcpu *v, const struct block *b);
 void block_link(struct translator *t, struct link *link, struct block *to);
-/* Bytes changed: blocks made of them die. Takes the lock. */
+/* Bytes changed: blocks made of them die; then the change, if there is one, is done. Takes the lock. */
 void blocks_invalidate(struct vm *vm, struct vcpu *self, gpa_t gpa, uint64_t len, struct code_change *change);
 /*
  * Groups of this block fail too often (pages of which it only reads most, tables that end at a page's end): from now on
